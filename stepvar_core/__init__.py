@@ -1,0 +1,29 @@
+"""Next-scale (visual autoregressive) image models with StepVAR token pruning, torch only.
+
+    import stepvar_core as sv
+    vae, model = sv.load_vae(vae_path), sv.load_model(model_path)
+    result = sv.sample(model, vae, model.class_condition([207]), schedule=model.schedule(), pruning=sv.StepVAR((0.75, 0.5)))
+    image_BHW3 = vae.decode(result.latent)
+"""
+
+from .cost import Estimate, estimate
+from .errors import (
+    CheckpointMismatch,
+    ConditionMismatch,
+    LatentMismatch,
+    OptionError,
+    ScheduleMismatch,
+    ShapeMismatch,
+    StepVARError,
+)
+from .pruning.policy import NoPruning, StepVAR
+from .registry import load_model, load_vae
+from .sampler import Result, ScaleStep, sample
+from .schedule import Pass, Scale, ScaleSchedule
+from .trace import ScaleTrace, Trace
+
+__all__ = [
+    "CheckpointMismatch", "ConditionMismatch", "Estimate", "LatentMismatch", "NoPruning", "OptionError", "Pass", "Result",
+    "Scale", "ScaleSchedule", "ScaleStep", "ScaleTrace", "ScheduleMismatch", "ShapeMismatch", "StepVAR", "StepVARError",
+    "Trace", "estimate", "load_model", "load_vae", "sample",
+]

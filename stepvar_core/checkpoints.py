@@ -1,0 +1,150 @@
+"""Reading checkpoint files safely: safetensors, or .pth with weights_only. No code in a file is ever run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .errors import CheckpointMismatch
+
+log = logging.getLogger(__name__)
+
+SAFETENSORS = {".safetensors", ".sft"}
+TORCH = {".pth", ".pt", ".bin", ".ckpt"}
+INDEX = "model.safetensors.index.json"
+# how training scripts and hubs wrap a flat state dict, outermost first
+WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("state_dict",), ("model",), ("vae",), ("ema",))
+
+
+@dataclass
+class Checkpoint:
+    """Tensors by name, the file's metadata strings, and config.json beside it when there is one."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        return tuple(self.tensors[key].shape) if key in self.tensors else None
+
+    def count(self, pattern: str) -> int:
+        """1 + the highest number that `pattern`'s group matches in a key; 0 when none does."""
+        found = [int(m.group(1)) for m in (re.match(pattern, key) for key in self.tensors) if m]
+        return max(found, default=-1) + 1
+
+
+def read_checkpoint(path) -> Checkpoint:
+    """Reads a file or a folder of safetensors shards. Raises CheckpointMismatch when it is missing or unreadable."""
+    path = Path(path)
+    if path.is_dir():
+        tensors, metadata = _read_folder(path)
+    elif not path.is_file():
+        raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
+    elif path.suffix in SAFETENSORS:
+        tensors, metadata = _read_safetensors(path)
+    elif path.suffix in TORCH:
+        tensors, metadata = _read_torch(path), {}
+    else:
+        raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
+    return Checkpoint(path.name, tensors, metadata, _config_beside(path))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
+        raise CheckpointMismatch(
+            f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            "Download it again; a file that holds code instead of weights is refused on purpose.") from error
+    return _unwrapped(content, path.name)
+
+
+def _unwrapped(content, name: str) -> dict[str, Tensor]:
+    for keys in WRAPPERS:
+        inner = content
+        for key in keys:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            content = inner
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise CheckpointMismatch(f"{name} holds no weights by name.", "Choose a checkpoint file of the model.")
+    return tensors
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    index = path / INDEX
+    if index.is_file():
+        try:
+            shards = sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointMismatch(f"{index.name} in {path.name} is not a shard index.", "Download the folder again.") from error
+    else:
+        shards = sorted(p.name for p in path.iterdir() if p.suffix in SAFETENSORS)
+    missing = [name for name in shards if not (path / name).is_file()]
+    if missing or not shards:
+        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(missing) or 'safetensors files'}.", "Download the whole folder.")
+    tensors, metadata = {}, {}
+    for name in shards:
+        part, about = _read_safetensors(path / name)
+        tensors |= part
+        metadata |= about
+    return tensors, metadata
+
+
+def _config_beside(path: Path) -> dict:
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        log.warning("config.json beside %s is not JSON and was ignored", path.name)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def from_metadata(checkpoint: Checkpoint, overrides: dict | None, key: str):
+    """A setting by name: the caller's override first, then the file's metadata, then config.json; None when nobody says."""
+    if overrides and key in overrides:
+        return overrides[key]
+    if key in checkpoint.metadata:
+        try:
+            return json.loads(checkpoint.metadata[key])
+        except ValueError:
+            return checkpoint.metadata[key]
+    return checkpoint.config.get(key)
+
+
+def fill_module(module: nn.Module, checkpoint: Checkpoint, legacy: Iterable[str], what: str, assign: bool = False) -> None:
+    """Loads every tensor into its place. legacy: patterns of buffers that old files carry and nobody needs.
+
+    Raises CheckpointMismatch naming what is missing, unexpected or of another shape.
+    """
+    wanted = module.state_dict()
+    tensors = {k: v for k, v in checkpoint.tensors.items() if k in wanted or not any(re.fullmatch(p, k) for p in legacy)}
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    reshaped = sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape)
+    if missing or unexpected or reshaped:
+        parts = [f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for label, names in
+                 (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)) if names]
+        raise CheckpointMismatch(f"{checkpoint.name} does not fit {what}: {'; '.join(parts)}.",
+                                 "Choose the checkpoint of this family, or download it again.")
+    module.load_state_dict(tensors, assign=assign)

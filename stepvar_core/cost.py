@@ -1,0 +1,96 @@
+"""What a run costs before it runs: FLOPs, cache bytes and peak memory per pass, from sizes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import guidance
+from .kv_cache import cache_bytes
+from .pruning.plan import PassPlan
+from .pruning.policy import NoPruning
+from .schedule import ScaleSchedule
+
+
+@dataclass(frozen=True)
+class ScaleCost:
+    """One pass, for the whole batch. flops: 2 per multiply-add. kv_bytes: keys and values the pass leaves in the cache."""
+
+    size: tuple[int, int, int]
+    tokens: int
+    kept: int
+    flops: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache and
+    the largest activations."""
+
+    scales: tuple[ScaleCost, ...]
+    flops: int
+    dense_flops: int
+    kv_bytes: int
+    peak_bytes: int
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_flops / self.flops
+
+
+def rows_per_pass(plans: list[PassPlan], weights: list[float], batch: int) -> list[int]:
+    """Rows that run in each pass: both guidance halves until neither this nor a later pass needs the second one."""
+    is_guided = [t != 0 and p.halves == "both" and not p.is_skipped for t, p in zip(weights, plans)]
+    needs_unconditional = [g or (p.halves == "unconditional" and any(weights)) for g, p in zip(is_guided, plans)]
+    rows = []
+    for i, plan in enumerate(plans):
+        if plan.is_skipped:
+            rows.append(0)
+        elif plan.halves == "both" and any(needs_unconditional[i:]):
+            rows.append(2 * batch)
+        else:
+            rows.append(batch)
+    return rows
+
+
+def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1) -> Estimate:
+    """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings."""
+    policy = pruning or NoPruning()
+    weights = guidance.weights(model, cfg, schedule)
+    layers = model.cost().layers
+    plans = policy.plan(schedule, model.first_layer, layers, batch)
+    dense = NoPruning().plan(schedule, model.first_layer, layers, batch)
+    rows, dense_rows = rows_per_pass(plans, weights, batch), rows_per_pass(dense, weights, batch)
+    scales = _scales(model, schedule, plans, rows, weights, batch)
+    run_flops = sum(s.flops for s in scales) + _constant(model, rows)
+    dense_flops = sum(s.flops for s in _scales(model, schedule, dense, dense_rows, weights, batch)) + _constant(model, dense_rows)
+    cost, itemsize = model.cost(), model.dtype.itemsize
+    running = [p for p in plans if not p.is_skipped]
+    kv = cache_bytes([[p.layer_tokens(i) for p in running] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
+    widest = max(p.tokens * r for p, r in zip(plans, rows))
+    activations = widest * (8 * cost.width * itemsize) + batch * schedule.final.tokens * (cost.head_per_token // (2 * cost.width)) * 12
+    weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations)
+
+
+def _constant(model, rows: list[int]) -> int:
+    return model.cost().per_run_and_row * max(rows)
+
+
+def _scales(model, schedule: ScaleSchedule, plans: list[PassPlan], rows: list[int], weights: list[float], batch: int) -> tuple[ScaleCost, ...]:
+    cost, itemsize = model.cost(), model.dtype.itemsize
+    seen = [0] * cost.layers
+    last = max(i for i, p in enumerate(plans) if not p.is_skipped)
+    scales = []
+    for i, (step, plan, r, t) in enumerate(zip(schedule.passes, plans, rows, weights)):
+        flops = kv = 0
+        if not plan.is_skipped:
+            for layer in range(cost.layers):
+                n = plan.layer_tokens(layer)
+                seen[layer] += n
+                flops += r * n * (cost.linear_per_token + cost.cross_per_token + 4 * seen[layer] * cost.heads * cost.head_dim)
+                kv += 0 if i == last else 2 * r * n * cost.heads * cost.head_dim * itemsize
+            head_rows = 2 * batch if r == 2 * batch and t else batch
+            flops += head_rows * plan.head_tokens * cost.head_per_token + (batch * plan.tokens * cost.embed_per_token if i else 0)
+        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.kept, flops, kv))
+    return tuple(scales)

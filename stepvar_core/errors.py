@@ -1,0 +1,36 @@
+"""Errors a user can act on: what was found, what was expected, and what to do now."""
+
+
+class StepVARError(ValueError):
+    """Base of every error this package raises on purpose.
+
+    `problem` states what was found and what was expected; `remedy` what to do. Both are in str(error).
+    """
+
+    def __init__(self, problem: str, remedy: str = ""):
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem} {remedy}".strip())
+
+
+class CheckpointMismatch(StepVARError):
+    """A file is not the checkpoint it was taken for."""
+
+
+class ScheduleMismatch(StepVARError):
+    """A scale schedule is malformed, or does not fit the model or the codes."""
+
+
+class ShapeMismatch(StepVARError):
+    """A tensor has another shape than its role demands."""
+
+
+class OptionError(StepVARError):
+    """An option is unknown, out of range or not a number."""
+
+
+class ConditionMismatch(StepVARError):
+    """A condition (label, text features) does not fit the model."""
+
+
+class LatentMismatch(StepVARError):
+    """A latent or a set of codes comes from another model or another schedule."""

@@ -1,0 +1,43 @@
+"""Classifier-free guidance: how strong in each pass, and the combination itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+
+from torch import Tensor
+
+from .errors import OptionError
+from .schedule import ScaleSchedule
+
+
+def per_scale(name: str, value, default: float, schedule: ScaleSchedule) -> list[float]:
+    """One number per pass from None (the default), a number, or a list with one number per scale.
+
+    Raises OptionError for NaN, infinities and lists of another length.
+    """
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [default if value is None else value] * len(schedule)
+    if len(values) != len(schedule):
+        raise OptionError(f"{name} lists {len(values)} values; the schedule has {len(schedule)} scales.",
+                          "Give one value, or one per scale.")
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, Real) or not abs(v) < float("inf"):
+            raise OptionError(f"{name} is {v!r}.", "Use a finite number.")
+    return [values[step.scale_index] for step in schedule.passes]
+
+
+def weights(model, cfg, schedule: ScaleSchedule) -> list[float]:
+    """Per pass the t of `combine`. A number follows the family's own rule; a list is the final strength per scale, no ramp."""
+    strengths = per_scale("cfg", cfg, model.config.defaults.cfg, schedule)
+    if isinstance(cfg, Sequence):
+        return [s - model.neutral_cfg for s in strengths]
+    return model.guidance_weights(strengths[0], schedule)
+
+
+def combine(logits_RLV: Tensor, t: float) -> Tensor:
+    """(1 + t) conditional - t unconditional; the conditional half comes first. Both conventions in use are this one:
+
+    VAR and HART give t itself (neutral 0), Infinity gives cfg = 1 + t (neutral 1).
+    """
+    conditional, unconditional = logits_RLV.chunk(2)
+    return (1 + t) * conditional - t * unconditional

@@ -1,0 +1,102 @@
+"""What every model family offers the sampler. A new family is one file that subclasses NextScaleModel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConditionMismatch
+from ..schedule import Pass, ScaleSchedule
+from ..tokens import DENSE
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A family's official sampling settings; 0 switches top_k and top_p off."""
+
+    cfg: float
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs (2 per multiply-add) the cost model is built from, per row of the batch; see cost.py."""
+
+    layers: int
+    width: int
+    heads: int
+    head_dim: int
+    linear_per_token: int     # one block's linears, one token
+    head_per_token: int
+    embed_per_token: int      # per image and token: both guidance rows share it
+    per_run_and_row: int      # once per image batch and row: modulation, text keys and values
+    cross_per_token: int = 0  # one block's cross-attention products, one token
+
+
+class NextScaleModel(nn.Module):
+    """Base of all families.
+
+    Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
+    reads its features by default). `config` is the family's frozen dataclass and has `defaults`.
+    """
+
+    family: str
+    neutral_cfg: float
+    first_layer: int = 0
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the residual stream is computed in."""
+        return getattr(self, "compute_dtype", None) or next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def class_condition(self, labels):
+        raise ConditionMismatch(f"The {self.family} family is not class-conditional.", "Use text_condition().")
+
+    def text_condition(self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None):
+        raise ConditionMismatch(f"The {self.family} family takes class labels, not text.", "Use class_condition().")
+
+    def sizes(self) -> list[tuple[str, ScaleSchedule]]:
+        """Names of the sizes the model knows, with the square schedule of each."""
+        return []
+
+    def unconditional(self, condition):
+        """The family's own negative for `condition`."""
+        raise NotImplementedError
+
+    def schedule(self, aspect_ratio: float = 1.0, size=None, seconds: float | None = None, variant: str | None = None) -> ScaleSchedule:
+        raise NotImplementedError
+
+    def check_schedule(self, schedule: ScaleSchedule) -> None:
+        """Raises ScheduleMismatch when the weights cannot run this schedule."""
+
+    def guidance_weights(self, cfg: float, schedule: ScaleSchedule) -> list[float]:
+        """Per pass the t of logits = (1 + t) conditional - t unconditional."""
+        raise NotImplementedError
+
+    def begin(self, condition, negative, memory, device):
+        """Everything constant over the scales of one image batch; conditional rows first, then unconditional."""
+        raise NotImplementedError
+
+    def embed(self, run, features: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        raise NotImplementedError
+
+    def blocks_forward(self, run, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+        raise NotImplementedError
+
+    def logits(self, run, x_RLC: Tensor, rows: slice) -> Tensor:
+        raise NotImplementedError
+
+    def cost(self) -> Cost:
+        raise NotImplementedError

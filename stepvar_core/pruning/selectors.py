@@ -1,0 +1,148 @@
+"""Which tokens of a scale matter: scores over the grid, higher means keep.
+
+StepVAR (arXiv 2603.01757): structure is the first principal component of the tokens, texture their high-pass residual.
+The other selectors are baselines to compare with. All work on float32 features of one scale, per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..errors import ShapeMismatch
+from ..schedule import Scale
+
+
+@dataclass(frozen=True)
+class Scores:
+    """importance_BL decides; structure_BL and texture_BL are its normalised parts where the selector has them.
+
+    ranking_BL: importance with what must stay raised above everything, where something must.
+    """
+
+    importance: Tensor
+    structure: Tensor | None = None
+    texture: Tensor | None = None
+    ranking: Tensor | None = None
+
+
+def structure_score(x_BLC: Tensor, start_C: Tensor, iterations: int = 5) -> Tensor:
+    """|projection on the first principal direction|, (B, L): S_str of StepVAR 3.2, |Xc v| (DESIGN 2.3).
+
+    Power iteration v <- normalise(Xc^T (Xc v)) from start_C; no C x C matrix, no SVD. Zeros when all tokens are equal.
+    """
+    x_BLC = x_BLC - x_BLC.mean(1, keepdim=True)
+    v_BC1 = start_C.expand(len(x_BLC), -1).unsqueeze(-1)
+    for _ in range(iterations):
+        v_BC1 = F.normalize(x_BLC.transpose(1, 2) @ (x_BLC @ v_BC1), dim=1)
+    return (x_BLC @ v_BC1).squeeze(-1).abs()
+
+
+def high_pass_score(x_BLC: Tensor, scale: Scale, kernel: int = 3) -> Tensor:
+    """Energy left after a kernel x kernel mean is removed, (B, L): S_tex of StepVAR 3.2 (DESIGN 2.4).
+
+    Stride 1, padding not counted (else the whole frame would look like texture), L2 norm over channels, frame by
+    frame for video. Raises ShapeMismatch if L differs from scale.tokens.
+    """
+    if x_BLC.shape[1] != scale.tokens:
+        raise ShapeMismatch(f"{x_BLC.shape[1]} tokens do not fill the grid {scale.grid}.")
+    x = rearrange(x_BLC, "b (t h w) c -> (b t) c h w", t=scale.t, h=scale.h)
+    mean = F.avg_pool2d(x, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
+    return rearrange(torch.linalg.vector_norm(x - mean, dim=1), "(b t) h w -> b (t h w)", t=scale.t)
+
+
+def _minmax(s_BL: Tensor) -> Tensor:
+    low, high = s_BL.amin(1, keepdim=True), s_BL.amax(1, keepdim=True)
+    spread = high - low
+    return torch.where(spread > 0, (s_BL - low) / spread.clamp(min=torch.finfo(s_BL.dtype).tiny), 0.0)
+
+
+def _zscore(s_BL: Tensor) -> Tensor:
+    centred = s_BL - s_BL.mean(1, keepdim=True)
+    deviation = centred.square().mean(1, keepdim=True).sqrt()
+    return torch.where(deviation > 0, centred / deviation.clamp(min=torch.finfo(s_BL.dtype).tiny), 0.0)
+
+
+def _rank(s_BL: Tensor) -> Tensor:
+    """Share of tokens strictly below, so that equal scores get equal ranks."""
+    ordered = s_BL.sort(1).values
+    return torch.searchsorted(ordered, s_BL.contiguous()).to(s_BL.dtype) / max(s_BL.shape[1] - 1, 1)
+
+
+NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"minmax": _minmax, "zscore": _zscore, "rank": _rank, "none": lambda s: s}
+
+
+@dataclass(frozen=True)
+class ScoreContext:
+    """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream."""
+
+    scale: Scale
+    start_C: Tensor
+    noise: Callable[[str, tuple[int, ...]], Tensor]
+    structure_weight: float = 0.5
+    normalise: str = "minmax"
+    iterations: int = 5
+    kernel: int = 3
+
+
+def stepvar(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """w structure + (1 - w) texture, each normalised per image (StepVAR 3.2, fusion; DESIGN 2.5)."""
+    normalise = NORMALISERS[context.normalise]
+    structure = normalise(structure_score(x_BLC, context.start_C, context.iterations))
+    texture = normalise(high_pass_score(x_BLC, context.scale, context.kernel))
+    weight = context.structure_weight
+    return Scores(weight * structure + (1 - weight) * texture, structure, texture)
+
+
+def texture_only(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    score = NORMALISERS[context.normalise](high_pass_score(x_BLC, context.scale, context.kernel))
+    return Scores(score, texture=score)
+
+
+def structure_only(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    score = NORMALISERS[context.normalise](structure_score(x_BLC, context.start_C, context.iterations))
+    return Scores(score, structure=score)
+
+
+def lowest_texture(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """The control: keeps what the texture score ranks last. A method that does not beat it ranks nothing."""
+    scores = texture_only(x_BLC, context)
+    return Scores(-scores.importance, texture=scores.texture)
+
+
+def distance_to_mean(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """Squared distance to the image's mean token (FastVAR, Guo et al. 2025)."""
+    return Scores((x_BLC - x_BLC.mean(1, keepdim=True)).square().sum(-1))
+
+
+def random(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    return Scores(context.noise("selector", (x_BLC.shape[1],)).to(x_BLC.device))
+
+
+def checkerboard(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """Blind and even: the cells of a checkerboard first, then the rest, each in a scattered order."""
+    t, h, w = (torch.arange(n, device=x_BLC.device) for n in context.scale.grid)
+    parity = (t[:, None, None] + h[:, None] + w) % 2 == 0
+    # multiples of the golden ratio's fraction spread evenly, whatever share of the cells is kept
+    spread = torch.arange(context.scale.tokens, device=x_BLC.device) * 0.6180339887498949 % 1
+    return Scores((parity.flatten() * 1.0 + spread * 0.5).expand(len(x_BLC), -1))
+
+
+SELECTORS: dict[str, Callable[[Tensor, ScoreContext], Scores]] = {
+    "stepvar": stepvar, "texture": texture_only, "structure": structure_only, "distance": distance_to_mean,
+    "random": random, "checkerboard": checkerboard, "lowest_texture": lowest_texture}
+
+
+def keep_top(importance_BL: Tensor, keep: int) -> Tensor:
+    """Indices (B, keep) of the highest scores, ascending; equal scores go to the lower index (DESIGN 2.7).
+
+    `keep` is a number of the host, so nothing here waits for the device. NaN counts as the lowest score.
+    """
+    ranked = importance_BL.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    order_BL = ranked.sort(dim=1, descending=True, stable=True).indices
+    return order_BL[:, :keep].sort(dim=1).values

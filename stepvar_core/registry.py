@@ -1,0 +1,151 @@
+"""Families by what their files look like. A new family adds one entry here and one file in models/."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from .checkpoints import Checkpoint, fill_module, from_metadata, read_checkpoint
+from .codec import VQVAE, VQVAEConfig
+from .errors import CheckpointMismatch
+from .models.base import Defaults, NextScaleModel
+from .models.var import VAR, VARConfig
+
+# schedules upstream publishes, by token count, for files that do not carry their own
+KNOWN_PATCH_NUMS = {680: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 2240: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """detect(checkpoint) -> bool reads keys only; configure(checkpoint, overrides) -> config; build(config, ops) -> module.
+
+    legacy: patterns of saved buffers that are dropped. what: the family's name in error messages.
+    """
+
+    name: str
+    what: str
+    detect: Callable[[Checkpoint], bool]
+    configure: Callable[[Checkpoint, dict | None], object]
+    build: Callable[..., nn.Module]
+    legacy: tuple[str, ...] = ()
+
+
+def _var_patch_nums(checkpoint: Checkpoint, overrides: dict | None) -> tuple[int, ...]:
+    said = from_metadata(checkpoint, overrides, "patch_nums")
+    if said:
+        return tuple(int(p) for p in said)
+    tokens = checkpoint.shape("pos_1LC")[1]
+    if "lvl_1L" in checkpoint.tensors:
+        counts = torch.bincount(checkpoint.tensors["lvl_1L"].flatten().long()).tolist()
+        edges = tuple(math.isqrt(n) for n in counts)
+        if all(e * e == n for e, n in zip(edges, counts)):
+            return edges
+    if tokens in KNOWN_PATCH_NUMS:
+        return KNOWN_PATCH_NUMS[tokens]
+    raise CheckpointMismatch(f"{checkpoint.name} has {tokens} positions and does not say which scales they belong to.",
+                             "Put a config.json with patch_nums beside it, or keep the lvl_1L buffer in the file.")
+
+
+def _configure_var(checkpoint: Checkpoint, overrides: dict | None) -> VARConfig:
+    def said(key: str, default):
+        value = from_metadata(checkpoint, overrides, key)
+        return default if value is None else value
+
+    width, depth = checkpoint.shape("pos_1LC")[2], checkpoint.count(r"blocks\.(\d+)\.")
+    is_cosine = "blocks.0.attn.scale_mul_1H11" in checkpoint.tensors
+    heads = checkpoint.shape("blocks.0.attn.scale_mul_1H11")[1] if is_cosine else int(said("heads", depth))
+    config = VARConfig(
+        patch_nums=_var_patch_nums(checkpoint, overrides), depth=depth, width=width, heads=heads,
+        vocab_size=checkpoint.shape("head.weight")[0], code_dim=checkpoint.shape("word_embed.weight")[1],
+        num_classes=checkpoint.shape("class_emb.weight")[0] - 1, shared_aln="blocks.0.ada_gss" in checkpoint.tensors,
+        attn_l2_norm=is_cosine, mlp_ratio=checkpoint.shape("blocks.0.ffn.fc1.weight")[0] / width,
+        norm_eps=float(said("norm_eps", 1e-6)), labels=tuple(_label_names(said("labels", ()))))
+    defaults = said("defaults", None)
+    return replace(config, defaults=Defaults(**defaults)) if isinstance(defaults, dict) else config
+
+
+def _label_names(labels) -> list[str]:
+    """Class names, `;`-joined with their aliases, in index order."""
+    return [entry if isinstance(entry, str) else ";".join([entry["name"], *entry.get("aliases", ())]) for entry in labels]
+
+
+def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
+    def said(key: str, default):
+        value = from_metadata(checkpoint, overrides, key)
+        return default if value is None else value
+
+    vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
+    sizes = dict(z_channels=dim, vocab_size=vocab_size, quant_resi=float(said("quant_resi", 0.5)),
+                 share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
+                 norm_groups=int(said("norm_groups", 32)), has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
+                 has_decoder="decoder.conv_in.weight" in checkpoint.tensors)
+    if said("patch_nums", None):
+        sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))
+    if sizes["has_encoder"]:
+        levels = checkpoint.count(r"encoder\.down\.(\d+)\.")
+        ch = checkpoint.shape("encoder.conv_in.weight")[0]
+        widths = [checkpoint.shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+        blocks = checkpoint.count(r"encoder\.down\.0\.block\.(\d+)\.")
+    elif sizes["has_decoder"]:
+        levels = checkpoint.count(r"decoder\.up\.(\d+)\.")
+        widths = [checkpoint.shape(f"decoder.up.{i}.block.0.conv1.weight")[0] for i in range(levels)]
+        ch = widths[0]
+        blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.") - 1
+    else:
+        return VQVAEConfig(**sizes)
+    return VQVAEConfig(ch=ch, ch_mult=tuple(w // ch for w in widths), num_res_blocks=blocks, **sizes)
+
+
+MODELS: dict[str, Family] = {
+    "var": Family("var", "a VAR transformer", lambda c: {"pos_1LC", "class_emb.weight", "head_nm.ada_lin.1.weight"} <= c.tensors.keys(),
+                  _configure_var, VAR, (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")),
+}
+CODECS: dict[str, Family] = {
+    "vqvae": Family("vqvae", "a VAR VQVAE", lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
+                    _configure_vqvae, VQVAE, (r"quantize\.ema_vocab_hit_SV",)),
+}
+
+
+def detect(checkpoint: Checkpoint, families: dict[str, Family], wanted: str) -> Family:
+    """The family whose keys the file has. Raises CheckpointMismatch saying what the file is instead, if we know it."""
+    for family in families.values():
+        if family.detect(checkpoint):
+            return family
+    others = [f.what for table in (MODELS, CODECS) if table is not families for f in table.values() if f.detect(checkpoint)]
+    found = others[0] if others else f"a file with {len(checkpoint.tensors)} tensors such as {', '.join(list(checkpoint.tensors)[:3])}"
+    raise CheckpointMismatch(f"{checkpoint.name} is {found}, not {wanted}.",
+                             f"Known here: {', '.join(f.what for f in families.values())}.")
+
+
+def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None) -> nn.Module:
+    """The family's module with the checkpoint's weights, in `dtype` on `device`, ready for inference."""
+    try:
+        settings = family.configure(checkpoint, config)
+        with torch.device("meta"):
+            module = family.build(settings, ops)
+    except (KeyError, TypeError, IndexError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        if isinstance(error, CheckpointMismatch):
+            raise
+        raise CheckpointMismatch(f"{checkpoint.name} looks like {family.what}, but its sizes make no sense ({error}).",
+                                 "Download it again, or check config.json beside it.") from error
+    fill_module(module, checkpoint, family.legacy, family.what, assign=True)
+    return module.to(device=device, dtype=dtype).requires_grad_(False).train(False)
+
+
+def load_model(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn) -> NextScaleModel:
+    """Loads a transformer; family and sizes come from the file (see DESIGN 1). Raises CheckpointMismatch.
+
+    path: a .safetensors or .pth file, or a folder of shards. config: overrides by name, unknown names are ignored.
+    """
+    checkpoint = read_checkpoint(path)
+    return build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, ops=ops, dtype=dtype, device=device, config=config)
+
+
+def load_vae(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn):
+    """Loads a codec; files that hold only the quantiser load too, decoding with them raises. Raises CheckpointMismatch."""
+    checkpoint = read_checkpoint(path)
+    return build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=ops, dtype=dtype, device=device, config=config)

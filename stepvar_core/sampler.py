@@ -1,0 +1,393 @@
+"""The scale loop: next-scale prediction, one pass after the other (VAR algorithm 2; StepVAR algorithm 1).
+
+`prepare` checks everything at the door and fixes every size on the host; `scale_steps` is the loop, a generator of
+ScaleStep that previews and overlays may watch; `sample` runs it to the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import guidance
+from .cost import rows_per_pass
+from .errors import ConditionMismatch, LatentMismatch, OptionError, ShapeMismatch
+from .kv_cache import KVCache
+from .pruning.plan import PassPlan
+from .pruning.policy import NoPruning
+from .schedule import Pass, ScaleSchedule
+from .token_sampling import Streams, draw_ids, filtered, smooth_probs
+from .trace import ScaleTrace, Trace
+
+log = logging.getLogger(__name__)
+
+KEEP_WHOLE = 3  # a grid of at most this many tokens is never redrawn in part: VAR's editing takes it from the picture
+
+
+@dataclass(frozen=True)
+class Options:
+    """Switches of single families. smooth: VAR's more_smooth. smooth_from: first scale it applies to."""
+
+    smooth: bool = False
+    smooth_from: int = 0
+
+    @classmethod
+    def read(cls, options: dict | None) -> Options:
+        known = cls.__dataclass_fields__
+        unknown = sorted(set(options or {}) - set(known))
+        if unknown:
+            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(known)}.")
+        return cls(**(options or {}))
+
+
+class Clock:
+    """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
+
+    def __init__(self, device: torch.device):
+        self.is_cuda = device.type == "cuda"
+
+    def mark(self):
+        if not self.is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start, stop) -> float:
+        if not self.is_cuda:
+            return stop - start
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1000
+
+
+@dataclass
+class ScaleStep:
+    """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
+
+    codes: (B, L) ids, NOTHING where nothing was added, L = 0 for a skipped pass. f_hat: accumulated so far. logits:
+    (B, L, V) after guidance, before filtering, for the tokens the head ran on; None when the codes were forced.
+    kept: (B, t, h, w) bool. Reading `seconds` waits for the device.
+    """
+
+    step: Pass
+    codes: Tensor
+    f_hat: Tensor
+    kept: Tensor
+    tokens_run: int
+    logits: Tensor | None
+    soft: Tensor | None
+    scores: object | None
+    is_forced: bool
+    passes: int
+    clock: Clock
+    marks: tuple
+
+    @property
+    def index(self) -> int:
+        return self.step.index
+
+    @property
+    def seconds(self) -> float:
+        return self.clock.seconds(*self.marks)
+
+
+@dataclass(frozen=True)
+class Result:
+    """codes: per pass (B, L) int64. latent: f_hat (B, C, H, W) float32. soft: per pass the soft code features of a
+    smoothed run, else None. schedule: what the codes belong to."""
+
+    codes: list[Tensor]
+    latent: Tensor
+    trace: Trace
+    schedule: ScaleSchedule
+    soft: list[Tensor | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, fully decided: nothing below is looked up or checked again inside the loop."""
+
+    model: object
+    quantizer: object
+    condition: object
+    negative: object | None
+    schedule: ScaleSchedule
+    policy: object
+    plans: list[PassPlan]
+    rows: list[int]
+    weights: list[float]
+    temperature: list[float]
+    top_k: list[int]
+    top_p: list[float]
+    streams: Streams
+    options: Options
+    forced: list[Tensor | None]      # codes that replace drawn ones, per pass
+    forced_soft: list[Tensor | None]
+    redraw: list[Tensor | None]      # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
+    device: torch.device
+    stop: int                        # passes to run
+    keep_scores: bool = False
+
+    @property
+    def batch(self) -> int:
+        return self.condition.batch
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        return self.schedule.passes[:self.stop]
+
+    def new_cache(self) -> KVCache:
+        cost = self.model.cost()
+        running = [p for p in self.plans[:self.stop] if not p.is_skipped]
+        return KVCache([[p.layer_tokens(layer) for p in running] for layer in range(cost.layers)],
+                       max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device)
+
+    def slice_of_rows(self, index: int) -> slice:
+        """The rows that run in a pass: conditional rows come first, unconditional ones second."""
+        if self.plans[index].halves == "unconditional" and self.negative is not None:
+            return slice(self.batch, 2 * self.batch)
+        return slice(0, self.rows[index])
+
+
+@torch.inference_mode()
+def scale_steps(job: Job) -> Iterator[ScaleStep]:
+    """The scale loop. Closing the generator early, or an exception in it, drops the cache with its frame."""
+    model, quantizer, schedule, clock = job.model, job.quantizer, job.schedule, Clock(job.device)
+    cache = job.new_cache()
+    run = model.begin(job.condition, job.negative, cache, job.device)
+    pruning = job.policy.begin(job.plans, schedule, job.batch, model.cost().width, job.device, job.streams.uniform)
+    f_hat = quantizer.empty(job.batch, schedule, job.device)
+    for step in job.passes:
+        start, plan = clock.mark(), job.plans[step.index]
+        if plan.is_skipped:
+            yield _skipped(job, step, f_hat, clock, start)
+            continue
+        features = quantizer.next_input(f_hat, step.scale) if step.index else None
+        run.rows = cache.rows = job.slice_of_rows(step.index)
+        tokens = pruning.tokens(step, plan, run.rows)
+        x_RLC = model.blocks_forward(run, model.embed(run, features, step, schedule), tokens)
+        drawn = _forced(job, step) or _drawn(job, step, run, x_RLC, tokens)
+        h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
+        f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
+        kept = tokens.kept_BN()
+        yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
+                        plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
+                        drawn.is_forced, len(job.passes), clock, (start, clock.mark()))
+
+
+@dataclass
+class Drawn:
+    """Codes of one pass and how they came about. added: bool (B, L), False where nothing is added; None = everywhere."""
+
+    codes: Tensor
+    soft: Tensor | None = None
+    added: Tensor | None = None
+    logits: Tensor | None = None
+    is_forced: bool = False
+
+
+def _forced(job: Job, step: Pass) -> Drawn | None:
+    codes = job.forced[step.index]
+    if codes is None or job.redraw[step.index] is not None:
+        return None
+    return Drawn(codes, job.forced_soft[step.index], codes >= 0, is_forced=True)
+
+
+def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
+    """Head, guidance, filtering and one draw for every position of the grid."""
+    i, batch = step.index, job.batch
+    t = job.weights[i] if len(x_RLC) == 2 * batch else 0.0
+    if t:
+        logits = guidance.combine(job.model.logits(run, x_RLC, run.rows), t)
+    else:
+        logits = job.model.logits(run, x_RLC[:batch], slice(run.rows.start, run.rows.start + batch))
+    if job.temperature[i] != 1:
+        logits = logits / job.temperature[i]
+    choices = tokens.spread(filtered(logits, job.top_k[i], job.top_p[i]))
+    codes = choices.argmax(-1) if job.top_k[i] == 1 else draw_ids(choices.softmax(-1), job.streams, i)
+    soft = None
+    if job.options.smooth and step.scale_index >= job.options.smooth_from:
+        progress = step.scale_index / max(len(job.schedule) - 1, 1)
+        gumbel = job.streams.gumbel("gumbel", i, tuple(choices.shape[1:]))
+        soft = job.quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
+    codes, added = _blanked(codes, tokens.added_BN)
+    if job.redraw[i] is not None:
+        is_drawn = job.redraw[i]
+        if soft is not None:
+            given = job.forced_soft[i] if job.forced_soft[i] is not None else job.quantizer.lookup(job.forced[i], step.scale)
+            soft = torch.where(is_drawn.view(batch, 1, *given.shape[2:]), soft, given)
+        codes = torch.where(is_drawn, codes, job.forced[i])
+        added = codes >= 0
+    return Drawn(codes, soft, added, logits)
+
+
+def _blanked(codes: Tensor, added_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return (codes, None) if added_BN is None else (codes.masked_fill(~added_BN, -1), added_BN)
+
+
+def _full_map(job: Job, step: Pass) -> Tensor:
+    return torch.ones(job.batch, *step.scale.grid, dtype=torch.bool, device=job.device)
+
+
+def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
+    empty = torch.empty(job.batch, 0, dtype=torch.int64, device=job.device)
+    return ScaleStep(step, empty, f_hat, ~_full_map(job, step), 0, None, None, None, False, len(job.passes), clock, (start, clock.mark()))
+
+
+# at the door --------------------------------------------------------------------------------------
+
+
+def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: int = 0, rows: Sequence[int] | None = None,
+            cfg=None, temperature=None, top_k=None, top_p=None, pruning=None, codes=None, start_at_scale: int = 0,
+            end_at_scale: int | None = None, mask: Tensor | None = None, options: dict | None = None,
+            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None) -> Job:
+    """Checks the arguments of `sample` against each other and returns the decided run. Raises the package's errors."""
+    if not isinstance(schedule, ScaleSchedule):
+        schedule = ScaleSchedule(schedule)
+    model.check_schedule(schedule)
+    if vae is None:
+        raise ConditionMismatch(f"The {model.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
+    defaults, batch = model.config.defaults, cond.batch
+    policy = pruning or NoPruning()
+    weights = guidance.weights(model, cfg, schedule)
+    plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
+    stop = _passes_before(schedule, len(schedule) if end_at_scale is None else end_at_scale, "end_at_scale")
+    first = _passes_before(schedule, start_at_scale, "start_at_scale")
+    if stop < 1:
+        raise OptionError("end_at_scale is 0: nothing would run.", "Use at least 1, or leave it out for all scales.")
+    running = rows_per_pass(plans[:stop], weights[:stop], batch)
+    needs_negative = max(running) > batch
+    device = model.device
+    quantizer = vae.quantizer_on(device)
+    _check_pair(model, quantizer)
+    forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
+    return Job(
+        model, quantizer, cond, (negative or model.unconditional(cond)) if needs_negative else None, schedule, policy, plans,
+        running, weights,
+        [_positive("temperature", v) for v in guidance.per_scale("temperature", temperature, defaults.temperature, schedule)],
+        [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, defaults.top_k, schedule)],
+        [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
+        Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), Options.read(options),
+        forced, forced_soft, redraw, device, stop, keep_scores)
+
+
+def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:
+    if isinstance(scale_index, bool) or not isinstance(scale_index, int) or not 0 <= scale_index <= len(schedule):
+        raise OptionError(f"{name} is {scale_index!r}; the schedule has {len(schedule)} scales.", f"Use 0 to {len(schedule)}.")
+    return sum(p.scale_index < scale_index for p in schedule.passes)
+
+
+def _positive(name: str, value: float) -> float:
+    if value <= 0:
+        raise OptionError(f"{name} is {value!r}.", "Use a number above 0; for the single most likely token set top_k to 1.")
+    return float(value)
+
+
+def _count(name: str, value) -> int:
+    if int(value) != value or value < 0:
+        raise OptionError(f"{name} is {value!r}.", "Use a whole number; 0 switches it off.")
+    return int(value)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}.", "Use a number from 0 to 1; 0 switches it off.")
+    return float(value)
+
+
+def _check_pair(model, quantizer) -> None:
+    wanted = (model.config.vocab_size, model.config.code_dim)
+    if (quantizer.vocab_size, quantizer.dim) != wanted:
+        raise LatentMismatch(f"The VAE has {quantizer.vocab_size} codes of {quantizer.dim} channels; this model predicts "
+                             f"{wanted[0]} codes of {wanted[1]}.", "Load the VAE that belongs to this model.")
+
+
+def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, device, quantizer):
+    """Per pass: the given codes where they are used, their soft features, and where drawn codes win over them."""
+    passes = schedule.passes
+    nothing = [None] * len(passes)
+    if codes is None:
+        if first or mask is not None:
+            raise OptionError("start_at_scale or a mask was given, but no codes to keep.",
+                              "Pass the codes of an earlier result or of vae.encode.")
+        return nothing, nothing, nothing
+    soft = list(codes.soft) if isinstance(codes, Result) else []
+    given = list(codes.codes if isinstance(codes, Result) else codes)
+    needed = len(passes) if mask is not None else first
+    if len(given) < needed:
+        raise LatentMismatch(f"Codes of {len(given)} passes were given; {needed} are needed.", "Encode the picture with this schedule.")
+    used = []
+    for step, ids in zip(passes[:needed], given):
+        if ids.ndim != 2 or ids.shape[0] != batch or ids.shape[1] not in (0, step.scale.tokens):
+            raise LatentMismatch(f"The codes of pass {step.index + 1} are {tuple(ids.shape)}; expected ({batch}, {step.scale.tokens}).",
+                                 "Use codes of the same batch and schedule.")
+        if ids.numel() and not -1 <= int(ids.min()) <= int(ids.max()) < quantizer.vocab_size:
+            raise LatentMismatch(f"The codes of pass {step.index + 1} are not all ids below {quantizer.vocab_size}.",
+                                 "Use codes made with this model's VAE.")
+        ids = ids if ids.shape[1] else ids.new_full((batch, step.scale.tokens), -1)
+        used.append(ids.to(device=device, dtype=torch.int64))
+    forced = used + [None] * (len(passes) - len(used))
+    soft = [s.to(device) if s is not None else None for s in soft[:needed]]
+    soft += [None] * (len(passes) - len(soft))
+    redraw = [None] * len(passes)
+    if mask is not None:
+        if mask.ndim != 3 or len(mask) not in (1, batch) or not bool(mask.isfinite().all()):
+            raise ShapeMismatch(f"The mask is {tuple(mask.shape)}; expected finite values of shape ({batch}, H, W).", "1 = redraw, 0 = keep.")
+        kept = 1 - mask.detach().float().to(device).expand(batch, -1, -1).unsqueeze(1)
+        for step in passes[first:]:
+            # a grid kept whole is drawn all the same, and then replaced: upstream's random stream counts on it
+            cells = F.interpolate(kept, size=(step.scale.h, step.scale.w), mode="bilinear", align_corners=False)
+            is_kept = (cells > 0.5) | (step.scale.tokens <= KEEP_WHOLE)
+            redraw[step.index] = ~is_kept.flatten(1).repeat(1, step.scale.t)
+    return forced, soft, redraw
+
+
+def sample(model, vae, cond, *, on_scale: Callable[[ScaleStep], None] | None = None, **arguments) -> Result:
+    """Generates pictures; the whole run of `scale_steps`.
+
+    model, vae: from load_model and load_vae. cond: model.class_condition(...) or model.text_condition(...).
+    schedule: ScaleSchedule. negative: a condition, None = the family's own. seed, rows: pictures' identity, see
+    token_sampling. cfg, temperature, top_k, top_p: None = official default, a list = one per scale. pruning: a policy,
+    None = off. codes with start_at_scale = k forces the first k scales; end_at_scale is exclusive; mask (B, H, W), 1 =
+    redraw, keeps the given codes elsewhere (VAR's zero-shot editing; grids of up to 3 tokens are kept whole). options:
+    see Options. keep_scores: the trace holds the score maps. on_scale(ScaleStep) is called after every pass.
+    Returns a Result. Raises the package's errors before anything runs.
+    """
+    job = prepare(model, vae, cond, **arguments)
+    return finish(job, _watched(scale_steps(job), on_scale))
+
+
+def _watched(steps: Iterator[ScaleStep], on_scale) -> Iterator[ScaleStep]:
+    for step in steps:
+        if on_scale is not None:
+            on_scale(step)
+        yield step
+
+
+def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
+    """Consumes the loop and packs what it produced."""
+    done, latent = [], None
+    for step in steps:
+        latent, step.f_hat, step.logits = step.f_hat, None, None  # only the last f_hat is needed: free the others as we go
+        done.append(step)
+    scales = tuple(_traced(step) for step in done)
+    trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed})
+    log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
+    return Result([s.codes for s in done], latent, trace, job.schedule, [s.soft for s in done])
+
+
+def _traced(step: ScaleStep) -> ScaleTrace:
+    grid = step.step.scale.grid
+
+    def mapped(values):
+        return None if values is None else values.view(-1, *grid).float().cpu()
+
+    scores = step.scores
+    return ScaleTrace(grid, step.kept.cpu(), step.tokens_run, step.seconds, step.is_forced,
+                      mapped(scores and scores.structure), mapped(scores and scores.texture), mapped(scores and scores.importance))

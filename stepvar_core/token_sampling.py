@@ -1,0 +1,81 @@
+"""Drawing tokens from logits with randomness that belongs to the picture, not to the device or the batch.
+
+Every random number comes from a CPU stream keyed by (seed, row, pass, name), for the full grid: the same seed gives the
+same picture on any device, alone or in a batch, pruned runs differ from dense ones only by pruning (DESIGN 2.11).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMOOTH_TEMPERATURE = 0.27  # VAR's more_smooth: temperature max(0.27 (1 - 0.95 r), 0.005), r = s / (S - 1)
+SMOOTH_FLOOR = 0.005
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The random streams of one run. rows: the identity of each picture of the batch (LATENT's batch_index).
+
+    draw(probs_NV, pass_index) -> ids_N and noise(name, pass_index, shape) -> tensor replace ours: through them a test
+    replays a reference implementation's own random numbers.
+    """
+
+    seed: int
+    rows: Sequence[int]
+    draw: Callable | None = None
+    noise: Callable | None = None
+
+    def uniform(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers in [0, 1), (B, *shape) float32 on the CPU."""
+        return torch.stack([torch.rand(shape, generator=self._generator(row, pass_index, name)) for row in self.rows])
+
+    def gumbel(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard Gumbel numbers (B, *shape), float32."""
+        if self.noise is not None:
+            return self.noise(name, pass_index, (len(self.rows), *shape))
+        tiny = torch.finfo(torch.float32).tiny
+        return -(-self.uniform(name, pass_index, shape).clamp(min=tiny).log()).clamp(min=tiny).log()
+
+    def _generator(self, row: int, pass_index: int, name: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed}|{row}|{pass_index}|{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def filtered(logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Logits with -inf outside the top_k best (ties kept) and outside the smallest set of mass top_p.
+
+    0 switches either off; the best token always stays. Upstream VAR's order: top_k first, then top_p.
+    """
+    vocabulary = logits_BLV.shape[-1]
+    if 0 < top_k < vocabulary:
+        smallest = logits_BLV.topk(top_k, dim=-1).values[..., -1:]
+        logits_BLV = logits_BLV.masked_fill(logits_BLV < smallest, -torch.inf)
+    if 0 < top_p < 1:
+        ordered, index = logits_BLV.sort(dim=-1)
+        drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+        drop[..., -1] = False
+        logits_BLV = logits_BLV.masked_fill(drop.scatter(-1, index, drop), -torch.inf)
+    return logits_BLV
+
+
+def draw_ids(probs_BLV: Tensor, streams: Streams, pass_index: int) -> Tensor:
+    """One id per position, (B, L) int64, by inverse CDF: the first id whose cumulative probability exceeds u."""
+    if streams.draw is not None:
+        return streams.draw(probs_BLV.flatten(0, 1), pass_index).view(probs_BLV.shape[:2])
+    u_BL1 = streams.uniform("token", pass_index, (probs_BLV.shape[1],)).to(probs_BLV.device).unsqueeze(-1)
+    cdf_BLV = probs_BLV.cumsum(-1)
+    total = cdf_BLV[..., -1:]
+    # strictly below the total, so that rounding never lands on a filtered id behind the last possible one
+    target = torch.minimum(u_BL1 * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf_BLV, target, right=True).squeeze(-1)
+
+
+def smooth_probs(filtered_BLV: Tensor, gumbel_BLV: Tensor, progress: float) -> Tensor:
+    """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature)."""
+    temperature = max(SMOOTH_TEMPERATURE * (1 - 0.95 * progress), SMOOTH_FLOOR)
+    return ((filtered_BLV * (1 + progress) + gumbel_BLV.to(filtered_BLV.device)) / temperature).softmax(-1)

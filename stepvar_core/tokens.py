@@ -1,0 +1,43 @@
+"""The seam between models and pruning: a token plan is an argument of the forward.
+
+A model calls enter, through, leave and rows; the sampler calls spread, kept_BN and reads added_BN and scores after the
+blocks. Pruning plans answer the same calls (pruning/plan.py), so no model asks whether pruning is on.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class DenseTokens:
+    """The null token plan: every token runs."""
+
+    added_BN: Tensor | None = None  # bool, False where the pass must add nothing to f_hat
+    scores = None
+
+    def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
+        """The residual stream as block `layer` should see it."""
+        return x_RLC
+
+    def through(self, fn, x_RLC: Tensor, site) -> Tensor:
+        """The change fn makes to x. site: (layer, name of the sub-layer)."""
+        return fn(x_RLC)
+
+    def leave(self, x_RLC: Tensor) -> Tensor:
+        """The residual stream as the head should see it."""
+        return x_RLC
+
+    def rows(self, table_RLX: Tensor) -> Tensor:
+        """A (rows or 1, L, …) table at the tokens that run now."""
+        return table_RLX
+
+    def spread(self, values_BKX: Tensor) -> Tensor:
+        """What the head gave, at every position of the grid."""
+        return values_BKX
+
+    def kept_BN(self) -> Tensor | None:
+        """Bool map of the tokens that ran; None = all."""
+        return None
+
+
+DENSE = DenseTokens()

@@ -1,0 +1,66 @@
+"""What a run did, scale by scale: which tokens were kept, how many ran, how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScaleTrace:
+    """One pass. size: (t, h, w). kept (B, t, h, w) bool on the CPU, all False when the scale was skipped.
+
+    tokens_run: tokens per image that went through the pruned blocks. structure, texture, importance: (B, t, h, w)
+    float32 scores, where the run kept them.
+    """
+
+    size: tuple[int, int, int]
+    kept: Tensor
+    tokens_run: int
+    seconds: float
+    is_forced: bool = False
+    structure: Tensor | None = None
+    texture: Tensor | None = None
+    importance: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.size[0] * self.size[1] * self.size[2]
+
+    @property
+    def is_skipped(self) -> bool:
+        return self.tokens_run == 0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The passes of one run, first to last, and what was asked of it."""
+
+    scales: tuple[ScaleTrace, ...]
+    family: str = ""
+    pruning: str = ""
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return sum(s.seconds for s in self.scales)
+
+    @property
+    def batch(self) -> int:
+        return self.scales[0].kept.shape[0] if self.scales else 0
+
+    def as_dict(self) -> dict:
+        """JSON-ready summary, without the maps."""
+        return {"family": self.family, "pruning": self.pruning, "settings": self.settings, "batch": self.batch,
+                "seconds": round(self.seconds, 4),
+                "scales": [{"size": list(s.size), "tokens": s.tokens, "tokens_run": s.tokens_run,
+                            "seconds": round(s.seconds, 4), "forced": s.is_forced} for s in self.scales]}
+
+
+def pack_mask(mask: Tensor) -> bytes:
+    """Bits of a bool tensor in row-major order, most significant bit first, padded with zeros to whole bytes."""
+    bits = torch.nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
+    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    return bytes((bits.cpu() * weights).sum(-1, dtype=torch.uint8).numpy())
