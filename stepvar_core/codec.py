@@ -174,6 +174,7 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig, ops=nn):
         super().__init__()
         self.config = config
+        self.run_on: tuple[torch.device, torch.dtype] | None = None  # where a host streams the weights to; None = where they are
         if config.has_encoder:
             self.encoder = Encoder(config, ops)
             self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
@@ -186,8 +187,16 @@ class VQVAE(nn.Module):
         """A float32 copy of the quantiser on `device`: under a megabyte, so a run owns its own and moves nothing shared."""
         return copy.deepcopy(self.quantize).to(device=device, dtype=torch.float32)
 
-    def place(self) -> tuple[torch.device, torch.dtype]:
+    def place(self, device, dtype: torch.dtype):
+        """Moves and casts the weights; the quantiser stays float32, its nearest-code decisions would flip."""
+        for name, child in self.named_children():
+            child.to(device=device, dtype=torch.float32 if name == "quantize" else dtype)
+        return self
+
+    def input_place(self) -> tuple[torch.device, torch.dtype]:
         """Device and dtype the convolutions expect their input in."""
+        if self.run_on is not None:
+            return self.run_on
         weight = next((p for m in (getattr(self, "decoder", None), getattr(self, "encoder", None)) if m is not None
                        for p in m.parameters()), self.quantize.embedding.weight)
         return weight.device, weight.dtype
@@ -196,7 +205,7 @@ class VQVAE(nn.Module):
         """Feature map f (B, C, H/stride, W/stride), float32, of pictures in [-1, 1]."""
         if not self.config.has_encoder:
             raise CheckpointMismatch("This VAE file holds no encoder.", "Load a full VQVAE file to turn pictures into codes.")
-        device, dtype = self.place()
+        device, dtype = self.input_place()
         return self.quant_conv(self.encoder(x_B3HW.to(device, dtype))).float()
 
     def pixels(self, f_hat_BCHW: Tensor) -> Tensor:
@@ -207,7 +216,7 @@ class VQVAE(nn.Module):
             raise LatentMismatch(
                 f"The latent is {tuple(f_hat_BCHW.shape)}; this VAE decodes (B, {self.config.z_channels}, H, W).",
                 "Connect a VAR Sampler's latent, made with the model this VAE belongs to.")
-        device, dtype = self.place()
+        device, dtype = self.input_place()
         return self.decoder(self.post_quant_conv(f_hat_BCHW.to(device, dtype)))
 
     @torch.inference_mode()

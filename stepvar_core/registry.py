@@ -133,7 +133,7 @@ def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32
         raise CheckpointMismatch(f"{checkpoint.name} looks like {family.what}, but its sizes make no sense ({error}).",
                                  "Download it again, or check config.json beside it.") from error
     fill_module(module, checkpoint, family.legacy, family.what, assign=True)
-    return module.to(device=device, dtype=dtype).requires_grad_(False).train(False)
+    return module.place(device, dtype).requires_grad_(False).train(False)
 
 
 def load_model(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn) -> NextScaleModel:

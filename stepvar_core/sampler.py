@@ -246,8 +246,11 @@ def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleS
 def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: int = 0, rows: Sequence[int] | None = None,
             cfg=None, temperature=None, top_k=None, top_p=None, pruning=None, codes=None, start_at_scale: int = 0,
             end_at_scale: int | None = None, mask: Tensor | None = None, options: dict | None = None,
-            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None) -> Job:
-    """Checks the arguments of `sample` against each other and returns the decided run. Raises the package's errors."""
+            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None, device=None) -> Job:
+    """Checks the arguments of `sample` against each other and returns the decided run. Raises the package's errors.
+
+    device: where to compute; None = where the model's weights are.
+    """
     if not isinstance(schedule, ScaleSchedule):
         schedule = ScaleSchedule(schedule)
     model.check_schedule(schedule)
@@ -263,7 +266,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         raise OptionError("end_at_scale is 0: nothing would run.", "Use at least 1, or leave it out for all scales.")
     running = rows_per_pass(plans[:stop], weights[:stop], batch)
     needs_negative = max(running) > batch
-    device = model.device
+    device = torch.device(device) if device is not None else model.weight_device
     quantizer = vae.quantizer_on(device)
     _check_pair(model, quantizer)
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
@@ -360,10 +363,11 @@ def sample(model, vae, cond, *, on_scale: Callable[[ScaleStep], None] | None = N
     Returns a Result. Raises the package's errors before anything runs.
     """
     job = prepare(model, vae, cond, **arguments)
-    return finish(job, _watched(scale_steps(job), on_scale))
+    return finish(job, watched(scale_steps(job), on_scale))
 
 
-def _watched(steps: Iterator[ScaleStep], on_scale) -> Iterator[ScaleStep]:
+def watched(steps: Iterator[ScaleStep], on_scale: Callable[[ScaleStep], None] | None) -> Iterator[ScaleStep]:
+    """The same steps, each shown to on_scale first."""
     for step in steps:
         if on_scale is not None:
             on_scale(step)

@@ -41,7 +41,8 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default). `config` is the family's frozen dataclass and has `defaults`.
+    reads its features by default). `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what
+    the stream is computed in where a host stores the weights in another type; None = the weights' own.
     """
 
     family: str
@@ -51,14 +52,20 @@ class NextScaleModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.compute_dtype: torch.dtype | None = None
+
+    def place(self, device, dtype: torch.dtype):
+        """Moves and casts the weights; families keep what must stay float32."""
+        return self.to(device=device, dtype=dtype)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the residual stream is computed in."""
-        return getattr(self, "compute_dtype", None) or next(self.parameters()).dtype
+        return self.compute_dtype or next(self.parameters()).dtype
 
     @property
-    def device(self) -> torch.device:
+    def weight_device(self) -> torch.device:
+        """Where the weights are now; `device` is a name hosts set on the modules they manage."""
         return next(self.parameters()).device
 
     def class_condition(self, labels):
@@ -66,6 +73,11 @@ class NextScaleModel(nn.Module):
 
     def text_condition(self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None):
         raise ConditionMismatch(f"The {self.family} family takes class labels, not text.", "Use class_condition().")
+
+    @property
+    def full_scales(self) -> int:
+        """Scales of the family's full-size schedule; presets that skip scales look at it."""
+        return len(self.schedule())
 
     def sizes(self) -> list[tuple[str, ScaleSchedule]]:
         """Names of the sizes the model knows, with the square schedule of each."""

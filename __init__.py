@@ -1,0 +1,46 @@
+"""StepVAR for ComfyUI: visual autoregressive (next-scale prediction) models with token pruning."""
+
+from importlib.util import find_spec
+
+WEB_DIRECTORY = "./web"
+NODE_CLASS_MAPPINGS = {}
+NODE_DISPLAY_NAME_MAPPINGS = {}
+
+if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_core is used on its own
+    from .nodes import (
+        EmptyVARLatent,
+        StepVARExtension,
+        StepVARMaskOverlay,
+        StepVARPruning,
+        StepVARReport,
+        VARClassLabel,
+        VARModelLoader,
+        VARSampler,
+        register_folder,
+    )
+
+    register_folder()
+    NODE_CLASS_MAPPINGS = {
+        "VARModelLoader": VARModelLoader,
+        "VARClassLabel": VARClassLabel,
+        "EmptyVARLatent": EmptyVARLatent,
+        "StepVARPruning": StepVARPruning,
+        "VARSampler": VARSampler,
+        "StepVARMaskOverlay": StepVARMaskOverlay,
+        "StepVARReport": StepVARReport,
+    }
+    NODE_DISPLAY_NAME_MAPPINGS = {
+        "VARModelLoader": "Load VAR Model",
+        "VARClassLabel": "VAR Class Label",
+        "EmptyVARLatent": "Empty VAR Latent",
+        "StepVARPruning": "StepVAR Pruning",
+        "VARSampler": "VAR Sampler",
+        "StepVARMaskOverlay": "StepVAR Mask Overlay",
+        "StepVARReport": "StepVAR Report",
+    }
+
+    async def comfy_entrypoint():
+        return StepVARExtension()
+
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -1,0 +1,241 @@
+"""The host, and the only place that imports it: memory, folders, progress, previews, messages to the browser."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import time
+from pathlib import Path
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy_api.latest import ComfyExtension, io, ui
+from PIL import Image
+
+from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint
+from ..stepvar_core.errors import CheckpointMismatch, LatentMismatch
+from ..stepvar_core.registry import CODECS, MODELS, build, detect
+from ..stepvar_core.trace import pack_mask
+
+__all__ = ["ComfyExtension", "io", "ui"]
+
+log = logging.getLogger(__name__)
+
+FOLDER = "var"
+BUNDLED = "demo (bundled)"
+DEMO = Path(__file__).parent.parent / "stepvar_core" / "demo"
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
+VAE_NAMES = {"var": ("vae_ch160v4096z32.safetensors", "vae_ch160v4096z32.pth")}
+PREVIEW_SHARE = 0.25  # previews may cost at most this share of the time the scales themselves take
+
+
+# folders ------------------------------------------------------------------------------------------
+
+
+def register_folder() -> None:
+    """Adds models/var to the host's folders; one that the user's configuration made already is kept."""
+    paths, extensions = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    own = os.path.join(folder_paths.models_dir, FOLDER)
+    folder_paths.folder_names_and_paths[FOLDER] = ([*paths, *([] if own in paths else [own])],
+                                                   set(extensions) | folder_paths.supported_pt_extensions)
+
+
+def model_names() -> list[str]:
+    """Choices of Load VAR Model: the bundled demo, files, and folders of shards (written with a trailing slash)."""
+    names = [n for key in (FOLDER, "diffusion_models") for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))]
+    return [BUNDLED, *dict.fromkeys(names)]
+
+
+def vae_names() -> list[str]:
+    names = [n for key in ("vae", FOLDER) for n in folder_paths.get_filename_list(key)]
+    return ["auto", BUNDLED, *dict.fromkeys(names)]
+
+
+def _shard_folders(key: str) -> list[str]:
+    found = []
+    for root in folder_paths.get_folder_paths(key):
+        if os.path.isdir(root):
+            found += [entry.name + "/" for entry in os.scandir(root)
+                      if entry.is_dir() and any(f.suffix in SAFETENSORS for f in Path(entry.path).iterdir())]
+    return sorted(found)
+
+
+def _resolve(name: str, keys: tuple[str, ...], bundled: str) -> Path:
+    """Path of a listed name. Names come from a workflow file, so only what the host lists is opened."""
+    if name == BUNDLED:
+        return DEMO / bundled
+    for key in keys:
+        if name in _shard_folders(key):
+            return next(Path(root) / name for root in folder_paths.get_folder_paths(key) if (Path(root) / name).is_dir())
+        path = folder_paths.get_full_path(key, name)
+        if path is not None:
+            return Path(path)
+    raise CheckpointMismatch(f"There is no {name} in {' or '.join('models/' + k for k in keys)}.",
+                             "Put the file there and press R to refresh, or choose another.")
+
+
+# loading ------------------------------------------------------------------------------------------
+
+
+def load_model(name: str, weight_dtype: str):
+    """Patcher around the transformer of that name, in the dtypes the host would choose."""
+    checkpoint = read_checkpoint(_resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
+    family = detect(checkpoint, MODELS, "a next-scale transformer")
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    parameters = sum(t.numel() for t in checkpoint.tensors.values())
+    stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
+    compute = management.unet_manual_cast(stored, device, COMPUTE) or stored
+    model = build(family, checkpoint, ops=comfy.ops.pick_operations(stored, compute, load_device=device), dtype=stored, device=offload)
+    model.compute_dtype = compute
+    return _patcher(model, device, offload)
+
+
+def load_vae(name: str, family: str, model_name: str):
+    """The VAE of that name; `auto` is the bundled one for the bundled model, else the family's own file."""
+    keys = ("vae", FOLDER)
+    if name == "auto":
+        known = {n for key in keys for n in folder_paths.get_filename_list(key)}
+        name = BUNDLED if model_name == BUNDLED else next(
+            (n for wanted in VAE_NAMES.get(family, ()) for n in sorted(known) if os.path.basename(n) == wanted), None)
+        if name is None:
+            raise CheckpointMismatch(f"No VAE file of the {family} family was found in models/vae.",
+                                     f"Download {VAE_NAMES[family][-1]} into models/vae, or choose the file by hand.")
+    checkpoint = read_checkpoint(_resolve(name, keys, "demo_vae.safetensors"))
+    device, offload = management.vae_device(), management.vae_offload_device()
+    dtype = management.vae_dtype(device, [torch.bfloat16, torch.float32])
+    codec = build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=comfy.ops.disable_weight_init, dtype=dtype, device=offload)
+    codec.run_on = (device, dtype)
+    return HostVAE(name, _patcher(codec, device, offload))
+
+
+def _patcher(module, device, offload):
+    core = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return core(module, load_device=device, offload_device=offload)
+
+
+class HostVAE:
+    """A VAE as the stock VAE nodes call it. It decodes and encodes latents of VAR models only."""
+
+    def __init__(self, name: str, patcher):
+        self.name, self.patcher = name, patcher
+
+    @property
+    def codec(self):
+        return self.patcher.model
+
+    @property
+    def latent_channels(self) -> int:
+        return self.codec.config.z_channels
+
+    def decode(self, samples, vae_options=None):
+        """Pictures (B, H, W, 3) of f_hat, on the host's intermediate device."""
+        self._check(samples)
+        stride = self.codec.config.stride
+        needed = samples.shape[-2] * samples.shape[-1] * stride ** 2 * self.codec.config.ch * 16
+        management.load_models_gpu([self.patcher], memory_required=needed)
+        try:
+            pictures = self.codec.decode(samples)
+        except management.OOM_EXCEPTION:
+            log.warning("Not enough memory to decode %d pictures at once; decoding one at a time.", len(samples))
+            management.soft_empty_cache()
+            pictures = torch.cat([self.codec.decode(row).to(management.intermediate_device()) for row in samples.split(1)])
+        return pictures.to(management.intermediate_device())
+
+    def decode_tiled(self, samples, **tiling):
+        """The whole picture at once: attention at the lowest level makes tiles differ, and the pictures are small."""
+        return self.decode(samples)
+
+    def encode(self, pixels):
+        """Feature maps (B, C, h, w), not yet quantised, of pictures (B, H, W, 3). Edges are cropped to whole cells."""
+        stride = self.codec.config.stride
+        height, width = (n // stride * stride for n in pixels.shape[1:3])
+        management.load_models_gpu([self.patcher], memory_required=height * width * self.codec.config.ch * 16)
+        with torch.inference_mode():
+            x = pixels[:, :height, :width, :3].movedim(-1, 1) * 2 - 1
+            return self.codec.features(x).to(management.intermediate_device())
+
+    def encode_tiled(self, pixels, **tiling):
+        return self.encode(pixels)
+
+    def spacial_compression_decode(self) -> int:
+        return self.codec.config.stride
+
+    def spacial_compression_encode(self) -> int:
+        return self.codec.config.stride
+
+    def temporal_compression_decode(self) -> None:
+        return None
+
+    def _check(self, samples) -> None:
+        if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
+            raise LatentMismatch(f"The latent is {tuple(samples.shape)}; the VAE {self.name} decodes {self.latent_channels} channels.",
+                                 "Connect the latent of a VAR Sampler that ran the model this VAE belongs to.")
+
+
+# running ------------------------------------------------------------------------------------------
+
+
+def load_for_sampling(handle, cache_bytes: int) -> torch.device:
+    """Makes room for the weights and the keys and values; returns the device to compute on."""
+    patchers = [handle.patcher] + ([handle.vae.patcher] if wants_previews() else [])
+    management.load_models_gpu(patchers, memory_required=cache_bytes)
+    return handle.patcher.load_device
+
+
+def wants_previews() -> bool:
+    return args.preview_method != LatentPreviewMethod.NoPreviews
+
+
+class Progress:
+    """Progress bar, live preview and one message per scale for the node that is running.
+
+    Called after every scale; the host raises out of it when the user cancelled. A preview is the picture so far, from
+    the real decoder, and is left out while previews have taken more than their share of the time.
+    """
+
+    def __init__(self, handle, node_id: str, total: int):
+        self.handle, self.node_id, self.total = handle, node_id, total
+        self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self.started, self.spent = time.perf_counter(), 0.0
+
+    def __call__(self, step) -> None:
+        management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(step.index + 1, self.total, self._preview(step))
+        send("stepvar.scale", {
+            "node": self.node_id, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
+            "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
+            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode()})
+
+    def _preview(self, step):
+        if not wants_previews() or not step.tokens_run:
+            return None
+        began = time.perf_counter()
+        is_final = step.index + 1 == self.total
+        if not is_final and self.spent > PREVIEW_SHARE * (began - self.started - self.spent):
+            return None
+        pixels = self.handle.vae.codec.decode(step.f_hat[:1])[0].cpu().numpy()
+        picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        self.spent += time.perf_counter() - began
+        return "JPEG", picture, args.preview_size if hasattr(args, "preview_size") else 512
+
+
+def send(event: str, payload: dict) -> None:
+    """A message to the browser tab that queued the prompt; nothing happens without a server."""
+    from server import PromptServer  # the server module starts up with the process; importing it early would be a cycle
+
+    instance = getattr(PromptServer, "instance", None)
+    if instance is not None:
+        instance.send_sync(event, payload, instance.client_id)
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(management.intermediate_device())
+

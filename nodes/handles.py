@@ -1,0 +1,29 @@
+"""What flows on the wires. Handles are immutable; a node that changes a setting returns a new one around the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..stepvar_core.models.base import NextScaleModel
+from ..stepvar_core.pruning.policy import NoPruning
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """VAR_MODEL: the host's patcher around a transformer, the VAE it was loaded with, and what StepVAR should do.
+
+    preset: a named ratio set that is resolved against the schedule when sampling, None = the policy's own ratios.
+    """
+
+    name: str
+    patcher: object
+    vae: object
+    policy: object = NoPruning()
+    preset: str | None = None
+
+    @property
+    def model(self) -> NextScaleModel:
+        return self.patcher.model
+
+    def with_policy(self, policy, preset: str | None = None) -> ModelHandle:
+        return replace(self, policy=policy, preset=preset)

@@ -1,0 +1,102 @@
+"""LATENT and CONDITIONING as VAR models use them, read so that stock nodes in between are honoured or refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..stepvar_core.errors import ConditionMismatch, LatentMismatch
+from ..stepvar_core.sampler import Result
+from ..stepvar_core.schedule import ScaleSchedule
+
+
+def fingerprints(samples: Tensor) -> list[str]:
+    """One hash per row: stock nodes change or reorder `samples` without knowing of the codes beside them."""
+    return [hashlib.sha256(row.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:32] for row in samples]
+
+
+def empty_latent(schedule: ScaleSchedule, channels: int, batch: int, device) -> dict:
+    final = schedule.final
+    return {"samples": torch.zeros(batch, channels, final.h, final.w, device=device), "var_schedule": schedule}
+
+
+def pack_latent(result: Result, rows: tuple[int, ...], samples: Tensor) -> dict:
+    """LATENT of a run: f_hat, and the codes it was built from with a fingerprint per picture."""
+    return {"samples": samples, "var_schedule": result.schedule, "batch_index": list(rows),
+            "var_codes": {"codes": [c.cpu() for c in result.codes], "soft": [None if s is None else s.cpu() for s in result.soft],
+                          "rows": fingerprints(samples)}}
+
+
+@dataclass(frozen=True)
+class LatentInput:
+    """What the sampler takes from a LATENT: batch, identities, schedule, and codes and mask where there are any."""
+
+    batch: int
+    rows: tuple[int, ...]
+    schedule: ScaleSchedule
+    samples: Tensor
+    stored: dict | None
+    mask: Tensor | None
+
+    def codes(self, quantizer):
+        """Codes of `samples`: the stored ones where each picture is one of theirs, else requantised.
+
+        Returns a Result-like list, or a Result when the run was smoothed.
+        """
+        if self.stored is not None:
+            known = {row: i for i, row in enumerate(self.stored["rows"])}
+            wanted = [known.get(row) for row in fingerprints(self.samples)]
+            if None not in wanted:
+                index = torch.tensor(wanted)
+                codes = [c[index] for c in self.stored["codes"]]
+                soft = [None if s is None else s[index] for s in self.stored["soft"]]
+                return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
+        return quantizer.encode(self.samples.to(quantizer.embedding.weight.device), self.schedule)
+
+
+def read_latent(latent: dict, model) -> LatentInput:
+    """Raises LatentMismatch for a latent of another kind of model, another size, or without a picture."""
+    samples = latent.get("samples")
+    if not isinstance(samples, Tensor) or samples.ndim != 4 or not len(samples):
+        raise LatentMismatch("The latent holds no picture of a VAR model.", "Connect Empty VAR Latent.")
+    schedule = latent.get("var_schedule")
+    if not isinstance(schedule, ScaleSchedule):
+        schedule = model.schedule()
+    wanted = (model.config.code_dim, schedule.final.h, schedule.final.w)
+    if tuple(samples.shape[1:]) != wanted:
+        raise LatentMismatch(f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
+                             "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.")
+    rows = latent.get("batch_index")
+    rows = tuple(rows) if rows is not None and len(rows) == len(samples) else tuple(range(len(samples)))
+    mask = latent.get("noise_mask")
+    if mask is not None:
+        mask = mask.reshape(-1, *mask.shape[-2:])[torch.arange(len(samples)) % (mask.numel() // mask[0].numel())]
+    return LatentInput(len(samples), rows, schedule, samples, latent.get("var_codes"), mask)
+
+
+def pack_labels(ids: list[int]) -> list:
+    """CONDITIONING of class ids, one per picture, cycled over the batch."""
+    return [[torch.tensor(ids, dtype=torch.float32).view(-1, 1, 1), {"var_labels": list(ids)}]]
+
+
+def read_condition(conditioning, model, batch: int, name: str):
+    """The model's condition for a batch. Raises ConditionMismatch for what this model cannot honour, by name."""
+    if not conditioning:
+        raise ConditionMismatch(f"The {name} conditioning is empty.", "Connect VAR Class Label.")
+    if len(conditioning) > 1:
+        raise ConditionMismatch(f"The {name} conditioning combines {len(conditioning)} entries.",
+                                "A VAR model takes one: remove Conditioning Combine, or write several labels separated by ';'.")
+    tensor, options = conditioning[0]
+    labels = options.get("var_labels")
+    if labels is None:
+        raise ConditionMismatch(f"The {name} conditioning is text; this model takes class labels.", "Use VAR Class Label.")
+    if tuple(tensor.flatten().tolist()) != tuple(float(i) for i in labels):
+        raise ConditionMismatch(f"The {name} conditioning was changed on its way (Conditioning Average or Zero Out).",
+                                "Class labels cannot be blended: connect VAR Class Label directly; -1 is the label for no class.")
+    for area in ("area", "mask", "start_percent"):
+        if area in options:
+            raise ConditionMismatch(f"The {name} conditioning is limited to an {area}.", "A VAR model cannot honour that: connect the label directly.")
+    return model.class_condition([labels[i % len(labels)] for i in range(batch)])

@@ -1,0 +1,71 @@
+"""VAR Sampler: runs the scale loop on the host's device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..stepvar_core.cost import estimate
+from ..stepvar_core.pruning.presets import preset_ratios
+from ..stepvar_core.sampler import finish, prepare, scale_steps, watched
+from . import bridge
+from .bridge import io
+from .inspect import trace_message
+from .latents import pack_latent, read_condition, read_latent
+from .schema import VARModel, VARTrace, schema
+
+
+class VARSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="VARSampler", display_name="VAR Sampler", category="VAR/sampling",
+            description="Draws pictures scale by scale, from a single token to the full grid.",
+            search_aliases=["next-scale sampler", "VAR sample", "KSampler", "autoregressive"],
+            inputs=[
+                VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning."),
+                io.Conditioning.Input("positive", tooltip="What to draw."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What guidance steers away from. Without it, the model's own 'no class'."),
+                io.Latent.Input("latent", tooltip="Size and batch, from Empty VAR Latent; or an earlier result to continue."),
+                io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1, control_after_generate=True,
+                             tooltip="The same seed draws the same picture, on any device and in any batch. Pruning changes only what it prunes."),
+                io.Float.Input("cfg", default=-1.0, min=-1.0, max=100.0, step=0.1,
+                               tooltip="Guidance: how strictly the class is followed. -1 is the model's default (VAR: 4). Class-conditional VAR "
+                                       "ramps it up from scale to scale, and 0 is none and takes half the time."),
+                io.Float.Input("temperature", default=-1.0, min=-1.0, max=10.0, step=0.01,
+                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (1). The time is the same."),
+                io.Int.Input("top_k", default=-1, min=-1, max=100000,
+                             tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance. 0 is off, "
+                                     "-1 the model's default."),
+                io.Float.Input("top_p", default=-1.0, min=-1.0, max=1.0, step=0.01,
+                               tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. 0 is off, -1 the "
+                                       "model's default."),
+                io.Int.Input("start_at_scale", default=0, min=0, max=100,
+                             tooltip="Keep the latent's first scales and draw from this one on: 0 draws everything, higher keeps more of the picture "
+                                     "and takes little less time."),
+                io.Int.Input("end_at_scale", default=-1, min=-1, max=100,
+                             tooltip="Stop before this scale; -1 runs all. An early stop is a quick, blurry draft that can be continued."),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
+                     VARTrace.Output("trace", display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def execute(cls, model, positive, latent, seed, negative=None, cfg=-1.0, temperature=-1.0, top_k=-1, top_p=-1.0,
+                start_at_scale=0, end_at_scale=-1) -> io.NodeOutput:
+        network, given = model.model, read_latent(latent, model.model)
+        policy = model.policy
+        if model.preset is not None:
+            policy = replace(policy, ratios=preset_ratios(model.preset, given.schedule, network.full_scales))
+        strength = None if cfg < 0 else cfg
+        device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).kv_bytes)
+        needs_codes = start_at_scale > 0 or given.mask is not None
+        job = prepare(
+            network, model.vae.codec, read_condition(positive, network, given.batch, "positive"), schedule=given.schedule,
+            negative=None if negative is None else read_condition(negative, network, given.batch, "negative"), seed=seed, rows=given.rows,
+            cfg=strength, temperature=None if temperature < 0 else temperature, top_k=None if top_k < 0 else top_k,
+            top_p=None if top_p < 0 else top_p, pruning=policy,
+            codes=given.codes(model.vae.codec.quantizer_on(device)) if needs_codes else None, start_at_scale=start_at_scale,
+            end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, device=device)
+        result = finish(job, watched(scale_steps(job), bridge.Progress(model, cls.hidden.unique_id, len(job.passes))))
+        return io.NodeOutput(pack_latent(result, given.rows, bridge.to_host(result.latent)), result.trace,
+                             ui={"stepvar": [trace_message(result.trace)]})

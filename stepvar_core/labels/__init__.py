@@ -1,0 +1,53 @@
+"""Class names: what a label text means for a class-conditional model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConditionMismatch
+
+IMAGENET = Path(__file__).parent / "imagenet.json"
+
+
+def class_names(config) -> tuple[str, ...]:
+    """Names of a model's classes in index order, aliases joined by `;`. ImageNet's for an unnamed 1000-class model."""
+    if config.labels:
+        return tuple(config.labels)
+    if config.num_classes == 1000:
+        return tuple(json.loads(IMAGENET.read_text(encoding="utf-8")))
+    return ()
+
+
+def parse_labels(text: str, names: Sequence[str], num_classes: int) -> list[int]:
+    """Class ids of a label text: names or indices, `;` between several, -1 for no class. Case and spaces do not matter.
+
+    Raises ConditionMismatch with the nearest names for one that is unknown, and for an empty text.
+    """
+    ids = [_one(part, names, num_classes) for part in text.split(";") if part.strip()]
+    if not ids:
+        raise ConditionMismatch("The label is empty.", "Write a class name or its number, several separated by ';'.")
+    return ids
+
+
+def _one(text: str, names: Sequence[str], num_classes: int) -> int:
+    text = text.strip()
+    if re.fullmatch(r"[+-]?\d{1,9}", text):
+        number = int(text)
+        if -1 <= number < num_classes:
+            return number
+        raise ConditionMismatch(f"Class {number} does not exist: this model has {num_classes} classes.",
+                                f"Use 0 to {num_classes - 1}, or -1 for no class.")
+    known = {_plain(alias): i for i, name in reversed(list(enumerate(names))) for alias in name.split(";")}
+    if _plain(text) in known:
+        return known[_plain(text)]
+    near = difflib.get_close_matches(_plain(text), known, 3, 0.5)
+    hint = f"Nearest: {', '.join(near)}." if near else f"Use a number from 0 to {num_classes - 1}" + (", or one of the model's names." if names else ".")
+    raise ConditionMismatch(f"No class is called {text!r}.", hint)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()

@@ -1,0 +1,33 @@
+"""Named ratio sets. ratios[0] is the last scale's pruned fraction (DESIGN 2, presets)."""
+
+from __future__ import annotations
+
+from ..errors import OptionError
+from ..schedule import ScaleSchedule
+
+CUSTOM = "Custom"
+RATIO_WIDGETS = 6
+
+PRESETS: dict[str, tuple[float, ...]] = {
+    "Off": (),
+    "Faithful": (0.9, 0.8, 0.7, 0.5),
+    "Balanced": (0.75, 0.5),
+    "Paper \u00b7 Infinity": (1.0, 1.0, 0.5, 0.4),
+    "Paper \u00b7 HART": (0.75, 0.5),
+    "Paper-like \u00b7 InfinityStar": (0.5, 0.4),
+}
+
+
+def preset_ratios(name: str, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
+    """Ratios of a preset for one schedule. full_length: scales of the family's full-size schedule.
+
+    A shorter schedule keeps its final scale: nothing else would ever be predicted at full resolution. Raises
+    OptionError for an unknown name.
+    """
+    if name not in PRESETS:
+        raise OptionError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+    ratios = PRESETS[name]
+    if len(schedule) < full_length:
+        kept = max((r for r in ratios if r < 1), default=0.0)
+        ratios = tuple(kept if r == 1 else r for r in ratios)
+    return ratios
