@@ -52,7 +52,7 @@ class VARClassLabel(io.ComfyNode):
             search_aliases=["class label", "ImageNet", "class conditional", "prompt"],
             inputs=[
                 VARModel.Input("model", tooltip="The model whose class names are meant."),
-                io.String.Input("label", default="red apple", tooltip="What to draw: a class name or its number. Write several with ';' between "
+                io.String.Input("label", default="panda", tooltip="What to draw: a class name or its number. Write several with ';' between "
                                 "them and the pictures of a batch take turns. -1 draws without a class. Costs no time."),
             ],
             outputs=[io.Conditioning.Output("conditioning", display_name="CONDITIONING", tooltip="For VAR Sampler, positive or negative.")])

@@ -7,7 +7,7 @@ from ..stepvar_core.pruning.policy import PROTECT_MODES, SCOPES, StepVAR
 from ..stepvar_core.pruning.presets import CUSTOM, PRESETS, RATIO_WIDGETS
 from ..stepvar_core.pruning.selectors import NORMALISERS, SELECTORS
 from .bridge import io
-from .schema import VARModel, advanced, schema
+from .schema import VARModel, advanced, schema, with_options
 
 DEFAULT_PRESET = "Balanced"
 
@@ -31,9 +31,9 @@ class StepVARPruning(io.ComfyNode):
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
-                io.Combo.Input("preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
-                               tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
-                                       "skips no scale; the paper's presets are fastest and drop the most detail."),
+                with_options({"stepvar_presets": PRESETS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
+                             tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
+                                     "skips no scale; the paper's presets are fastest and drop the most detail."),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),
                 io.Float.Input("structure_weight", default=0.5, min=0.0, max=1.0, step=0.05,
                                tooltip="What to keep: 1 keeps shapes and layout (structure), 0 keeps fine detail (texture). The time is the same."),

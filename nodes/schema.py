@@ -13,11 +13,16 @@ def schema(**fields) -> io.Schema:
     return io.Schema(**{k: v for k, v in fields.items() if k in io.Schema.__dataclass_fields__})
 
 
-def advanced(kind: type, *args, **options):
-    """An input of io type `kind` shown under "advanced"; as a plain option, since hosts before 0.9.2 lack the keyword."""
+def with_options(extra: dict, kind: type, *args, **options):
+    """An input of io type `kind` with options that older hosts' constructors do not know; the browser reads them."""
 
-    class Advanced(kind.Input):
+    class Extended(kind.Input):
         def as_dict(self):
-            return super().as_dict() | {"advanced": True}
+            return super().as_dict() | extra
 
-    return Advanced(*args, **options)
+    return Extended(*args, **options)
+
+
+def advanced(kind: type, *args, **options):
+    """An input shown under "advanced"."""
+    return with_options({"advanced": True}, kind, *args, **options)

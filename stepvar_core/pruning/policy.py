@@ -97,7 +97,8 @@ class StepVAR:
             raise ShapeMismatch(f"The protect mask is {tuple(self.protect.shape)}.", "Give finite values of shape (B, H, W), 1 = protect.")
 
     def describe(self) -> str:
-        return f"{self.selector} {'/'.join(f'{r:g}' for r in self.ratios)} fill {self.fill}"
+        used = self.ratios[:max((i + 1 for i, r in enumerate(self.ratios) if r), default=0)]
+        return f"{self.selector} {'/'.join(f'{r:g}' for r in used)} fill {self.fill}" if used else "off"
 
     # host ------------------------------------------------------------------------------------
 
