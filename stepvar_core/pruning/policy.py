@@ -27,7 +27,6 @@ PROTECT_MODES = ("add", "keep")
 CFG_MASKS = ("shared",)
 PROTECTED_SHARE = 0.25  # a cell is protected when at least this much of it is painted
 START_SEED = 20260303   # the power iteration's private stream: the sampling streams must not notice it
-HARD = 1e9              # importance of a position that must stay, far above any score
 
 
 class DenseRun:
@@ -205,9 +204,9 @@ class StepVARRun:
         hard, soft = self.extras[step.index]
         if soft is not None:
             scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + soft)
-        ranking = scores.importance if hard is None else scores.importance.masked_fill(hard, HARD)
+        ranking = scores.importance if hard is None else scores.importance.masked_fill(hard, torch.inf)
         if policy.coverage:
-            ranking = ranking + HARD * _best_of_cells(ranking, step.scale, policy.coverage)
+            ranking = ranking.masked_fill(_best_of_cells(ranking, step.scale, policy.coverage), torch.inf)
         return replace(scores, ranking=ranking)
 
 
@@ -219,11 +218,11 @@ def _cells(values_BN: Tensor, scale: Scale, n: int) -> Tensor:
 
 
 def _best_of_cells(importance_BN: Tensor, scale: Scale, n: int) -> Tensor:
-    """(B, N) float, 1 at the first best token of each n x n cell."""
+    """(B, N) bool, True at the first best token of each n x n cell."""
     index_BN = torch.arange(scale.tokens, device=importance_BN.device, dtype=torch.float64).expand(len(importance_BN), -1)
     best = _cells(importance_BN.double(), scale, n)
     place = _cells(index_BN, scale, n).gather(-1, best.argmax(-1, keepdim=True)).squeeze(-1).long()
-    return torch.zeros_like(importance_BN).scatter_(1, place, 1.0)
+    return torch.zeros_like(importance_BN, dtype=torch.bool).scatter_(1, place, True)
 
 
 def _number(name: str, value, low: float, high: float) -> float:

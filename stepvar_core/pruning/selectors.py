@@ -31,16 +31,24 @@ class Scores:
     ranking: Tensor | None = None
 
 
+ROUNDING = 1e-6  # a difference of float32 numbers this much smaller than they are is rounding, and no feature
+
+
+def _above_rounding(score_BL: Tensor, x_BLC: Tensor) -> Tensor:
+    """Zeros where a score is what rounding leaves of equal tokens: normalising would blow that up to full range."""
+    return score_BL.where(score_BL > ROUNDING * torch.linalg.vector_norm(x_BLC, dim=-1), 0.0)
+
+
 def structure_score(x_BLC: Tensor, start_C: Tensor, iterations: int = 5) -> Tensor:
     """|projection on the first principal direction|, (B, L): S_str of StepVAR 3.2, |Xc v| (DESIGN 2.3).
 
     Power iteration v <- normalise(Xc^T (Xc v)) from start_C; no C x C matrix, no SVD. Zeros when all tokens are equal.
     """
-    x_BLC = x_BLC - x_BLC.mean(1, keepdim=True)
+    centred_BLC = x_BLC - x_BLC.mean(1, keepdim=True)
     v_BC1 = start_C.expand(len(x_BLC), -1).unsqueeze(-1)
     for _ in range(iterations):
-        v_BC1 = F.normalize(x_BLC.transpose(1, 2) @ (x_BLC @ v_BC1), dim=1)
-    return (x_BLC @ v_BC1).squeeze(-1).abs()
+        v_BC1 = F.normalize(centred_BLC.transpose(1, 2) @ (centred_BLC @ v_BC1), dim=1)
+    return _above_rounding((centred_BLC @ v_BC1).squeeze(-1).abs(), x_BLC)
 
 
 def high_pass_score(x_BLC: Tensor, scale: Scale, kernel: int = 3) -> Tensor:
@@ -53,7 +61,8 @@ def high_pass_score(x_BLC: Tensor, scale: Scale, kernel: int = 3) -> Tensor:
         raise ShapeMismatch(f"{x_BLC.shape[1]} tokens do not fill the grid {scale.grid}.")
     x = rearrange(x_BLC, "b (t h w) c -> (b t) c h w", t=scale.t, h=scale.h)
     mean = F.avg_pool2d(x, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
-    return rearrange(torch.linalg.vector_norm(x - mean, dim=1), "(b t) h w -> b (t h w)", t=scale.t)
+    score_BL = rearrange(torch.linalg.vector_norm(x - mean, dim=1), "(b t) h w -> b (t h w)", t=scale.t)
+    return _above_rounding(score_BL, x_BLC)
 
 
 def _minmax(s_BL: Tensor) -> Tensor:
@@ -65,7 +74,7 @@ def _minmax(s_BL: Tensor) -> Tensor:
 def _zscore(s_BL: Tensor) -> Tensor:
     centred = s_BL - s_BL.mean(1, keepdim=True)
     deviation = centred.square().mean(1, keepdim=True).sqrt()
-    return torch.where(deviation > 0, centred / deviation.clamp(min=torch.finfo(s_BL.dtype).tiny), 0.0)
+    return torch.where(deviation > ROUNDING * s_BL.abs().amax(1, keepdim=True), centred / deviation.clamp(min=torch.finfo(s_BL.dtype).tiny), 0.0)
 
 
 def _rank(s_BL: Tensor) -> Tensor:
