@@ -14,6 +14,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         StepVARPruning,
         StepVARReport,
         VARClassLabel,
+        VAREncode,
         VARModelLoader,
         VARSampler,
         register_folder,
@@ -26,6 +27,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "EmptyVARLatent": EmptyVARLatent,
         "StepVARPruning": StepVARPruning,
         "VARSampler": VARSampler,
+        "VAREncode": VAREncode,
         "StepVARMaskOverlay": StepVARMaskOverlay,
         "StepVARReport": StepVARReport,
     }
@@ -35,6 +37,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "EmptyVARLatent": "Empty VAR Latent",
         "StepVARPruning": "StepVAR Pruning",
         "VARSampler": "VAR Sampler",
+        "VAREncode": "VAR Encode",
         "StepVARMaskOverlay": "StepVAR Mask Overlay",
         "StepVARReport": "StepVAR Report",
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .bridge import ComfyExtension, register_folder
+from .canvas import EmptyVARLatent, VAREncode
 from .inspect import StepVARMaskOverlay, StepVARReport
-from .loaders import EmptyVARLatent, VARClassLabel, VARModelLoader
+from .loaders import VARClassLabel, VARModelLoader
 from .pruning import StepVARPruning
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, StepVARMaskOverlay, StepVARReport]
+NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport]
 
 
 class StepVARExtension(ComfyExtension):

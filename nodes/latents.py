@@ -23,11 +23,19 @@ def empty_latent(schedule: ScaleSchedule, channels: int, batch: int, device) -> 
     return {"samples": torch.zeros(batch, channels, final.h, final.w, device=device), "var_schedule": schedule}
 
 
-def pack_latent(result: Result, rows: tuple[int, ...], samples: Tensor) -> dict:
-    """LATENT of a run: f_hat, and the codes it was built from with a fingerprint per picture."""
-    return {"samples": samples, "var_schedule": result.schedule, "batch_index": list(rows),
-            "var_codes": {"codes": [c.cpu() for c in result.codes], "soft": [None if s is None else s.cpu() for s in result.soft],
+def pack_latent(codes: list[Tensor], soft: list[Tensor | None], schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor) -> dict:
+    """LATENT of f_hat and the codes it was built from, with a fingerprint per picture."""
+    return {"samples": samples, "var_schedule": schedule, "batch_index": list(rows),
+            "var_codes": {"codes": [c.cpu() for c in codes], "soft": [None if s is None else s.cpu() for s in soft],
                           "rows": fingerprints(samples)}}
+
+
+def schedule_of(latent: dict) -> ScaleSchedule:
+    """The schedule a LATENT carries. Raises LatentMismatch when it comes from a node of another kind of model."""
+    schedule = latent.get("var_schedule")
+    if not isinstance(schedule, ScaleSchedule):
+        raise LatentMismatch("The latent does not say which scales it has.", "Connect Empty VAR Latent.")
+    return schedule
 
 
 @dataclass(frozen=True)

@@ -67,5 +67,5 @@ class VARSampler(io.ComfyNode):
             codes=given.codes(model.vae.codec.quantizer_on(device)) if needs_codes else None, start_at_scale=start_at_scale,
             end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, device=device)
         result = finish(job, watched(scale_steps(job), bridge.Progress(model, cls.hidden.unique_id, len(job.passes))))
-        return io.NodeOutput(pack_latent(result, given.rows, bridge.to_host(result.latent)), result.trace,
-                             ui={"stepvar": [trace_message(result.trace)]})
+        packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
+        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace)]})
