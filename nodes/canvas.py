@@ -31,7 +31,7 @@ class EmptyVARLatent(io.ComfyNode):
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many pictures at once. Time and memory grow with it, a "
                              "little less than in proportion."),
             ],
-            outputs=[io.Latent.Output("latent", display_name="LATENT", tooltip="For VAR Sampler.")])
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAR Sampler.")])
 
     @classmethod
     def execute(cls, model, aspect_ratio="1:1", size="auto", seconds=5.0, batch_size=1) -> io.NodeOutput:
@@ -54,7 +54,7 @@ class VAREncode(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1,
                              tooltip="For tokenisers that draw while they encode; the VAR family's does not."),
             ],
-            outputs=[io.Latent.Output("latent", display_name="LATENT", tooltip="For VAR Sampler, or VAE Decode to see what the tokens hold.")])
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAR Sampler, or VAE Decode to see what the tokens hold.")])
 
     @classmethod
     def execute(cls, vae, image, latent, seed=0) -> io.NodeOutput:

@@ -37,8 +37,8 @@ class StepVARMaskOverlay(io.ComfyNode):
                                        "as colours, yellow is high. Changes only the overlay."),
                 io.Float.Input("opacity", default=0.65, min=0.0, max=1.0, step=0.05, tooltip="How strongly the overlay covers the picture."),
             ],
-            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The picture with the overlay."),
-                     io.Mask.Output("mask", display_name="MASK", tooltip="The layer alone at the picture's size: 1 is kept, or the highest score.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The picture with the overlay."),
+                     io.Mask.Output(display_name="MASK", tooltip="The layer alone at the picture's size: 1 is kept, or the highest score.")],
             is_output_node=True)
 
     @classmethod
@@ -58,8 +58,8 @@ class StepVARReport(io.ComfyNode):
             description="One bar per scale: how many tokens ran and how long it took. The same as JSON for scripts.",
             search_aliases=["timing", "benchmark", "speed", "statistics"],
             inputs=[VARTrace.Input("trace", tooltip="From VAR Sampler.")],
-            outputs=[io.Image.Output("image", display_name="IMAGE", tooltip="The bars."),
-                     io.String.Output("json", display_name="JSON", tooltip="Sizes, tokens and seconds per scale.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The bars."),
+                     io.String.Output(display_name="JSON", tooltip="Sizes, tokens and seconds per scale.")],
             is_output_node=True)
 
     @classmethod

@@ -25,12 +25,12 @@ class VARModelLoader(io.ComfyNode):
                 io.Combo.Input("vae_name", options=bridge.vae_names(), default="auto", tooltip="The VAE that turns tokens into pixels. "
                                "'auto' takes the one that belongs to the model; another one gives noise or an error."),
                 io.Combo.Input("weight_dtype", options=list(bridge.DTYPES), default="auto", tooltip="How the weights are stored. 'auto' "
-                               "lets ComfyUI choose for your hardware; fp32 is exact and takes twice the memory and time."),
+                               "lets ComfyUI choose for your hardware; fp32 is exact and takes twice the memory and time; fp8 takes half the memory and costs a little quality."),
                 io.Combo.Input("variant", options=VARIANTS, default="auto", tooltip="Only for files that cannot tell what they were "
                                "trained for (video models). Leave on 'auto' otherwise; it changes neither picture nor time."),
             ],
-            outputs=[VARModel.Output("var_model", display_name="VAR_MODEL", tooltip="For StepVAR Pruning, VAR Sampler and the label and latent nodes."),
-                     io.Vae.Output("vae", display_name="VAE", tooltip="For the stock VAE Decode.")])
+            outputs=[VARModel.Output(display_name="VAR_MODEL", tooltip="For StepVAR Pruning, VAR Sampler and the label and latent nodes."),
+                     io.Vae.Output(display_name="VAE", tooltip="For the stock VAE Decode.")])
 
     @classmethod
     def execute(cls, model_name, vae_name="auto", weight_dtype="auto", variant="auto") -> io.NodeOutput:
@@ -51,7 +51,7 @@ class VARClassLabel(io.ComfyNode):
                 io.String.Input("label", default="panda", tooltip="What to draw: a class name or its number. Write several with ';' between "
                                 "them and the pictures of a batch take turns. -1 draws without a class. Costs no time."),
             ],
-            outputs=[io.Conditioning.Output("conditioning", display_name="CONDITIONING", tooltip="For VAR Sampler, positive or negative.")])
+            outputs=[io.Conditioning.Output(display_name="CONDITIONING", tooltip="For VAR Sampler, positive or negative.")])
 
     @classmethod
     def execute(cls, model, label) -> io.NodeOutput:

@@ -71,7 +71,7 @@ class StepVARPruning(io.ComfyNode):
                 io.Mask.Input("protect", optional=True,
                               tooltip="Paint what must stay sharp, for example a face. White areas are kept first."),
             ],
-            outputs=[VARModel.Output("var_model", display_name="VAR_MODEL", tooltip="The same model with pruning attached, for VAR Sampler.")])
+            outputs=[VARModel.Output(display_name="VAR_MODEL", tooltip="The same model with pruning attached, for VAR Sampler.")])
 
     @classmethod
     def execute(cls, model, preset, structure_weight, fill, guidance_late, guidance_late_scales, first_layer, scope, normalise,

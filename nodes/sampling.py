@@ -45,8 +45,8 @@ class VARSampler(io.ComfyNode):
                 io.Int.Input("end_at_scale", default=-1, min=-1, max=100,
                              tooltip="Stop before this scale; -1 runs all. An early stop is a quick, blurry draft that can be continued."),
             ],
-            outputs=[io.Latent.Output("latent", display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
-                     VARTrace.Output("trace", display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
+                     VARTrace.Output(display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
             hidden=[io.Hidden.unique_id])
 
     @classmethod

@@ -55,8 +55,17 @@ class NextScaleModel(nn.Module):
         self.compute_dtype: torch.dtype | None = None
 
     def place(self, device, dtype: torch.dtype):
-        """Moves and casts the weights; families keep what must stay float32."""
-        return self.to(device=device, dtype=dtype)
+        """Moves and casts the weights; families keep what must stay float32.
+
+        In one byte per number (fp8, where the host's layers cast per call) only the linears' matrices are stored:
+        embeddings, gains and biases are small, and their rounding would be seen.
+        """
+        if dtype.itemsize > 1:
+            return self.to(device=device, dtype=dtype)
+        for name, parameter in self.named_parameters():
+            is_matrix = name.endswith("weight") and parameter.ndim == 2 and "emb" not in name
+            parameter.data = parameter.data.to(device=device, dtype=dtype if is_matrix else parameter.dtype)
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
