@@ -37,9 +37,9 @@ class Checkpoint:
         return tuple(self.tensors[key].shape) if key in self.tensors else None
 
     def count(self, pattern: str) -> int:
-        """1 + the highest number that `pattern`'s group matches in a key; 0 when none does."""
-        found = [int(m.group(1)) for m in (re.match(pattern, key) for key in self.tensors) if m]
-        return max(found, default=-1) + 1
+        """How many numbers `pattern`'s group matches in the keys: layers, levels. Never more than there are keys, so
+        that a made-up number costs nothing; its key then turns out unexpected."""
+        return len({m.group(1) for m in (re.match(pattern, key) for key in self.tensors) if m})
 
 
 def read_checkpoint(path) -> Checkpoint:
@@ -115,7 +115,7 @@ def _config_beside(path: Path) -> dict:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         log.warning("config.json beside %s is not JSON and was ignored", path.name)
         return {}
     return content if isinstance(content, dict) else {}

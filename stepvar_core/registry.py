@@ -40,7 +40,7 @@ def _var_patch_nums(checkpoint: Checkpoint, overrides: dict | None) -> tuple[int
         return tuple(int(p) for p in said)
     tokens = checkpoint.shape("pos_1LC")[1]
     if "lvl_1L" in checkpoint.tensors:
-        counts = torch.bincount(checkpoint.tensors["lvl_1L"].flatten().long()).tolist()
+        counts = checkpoint.tensors["lvl_1L"].unique(return_counts=True)[1].tolist()
         edges = tuple(math.isqrt(n) for n in counts)
         if all(e * e == n for e, n in zip(edges, counts)):
             return edges
@@ -64,6 +64,8 @@ def _configure_var(checkpoint: Checkpoint, overrides: dict | None) -> VARConfig:
         num_classes=checkpoint.shape("class_emb.weight")[0] - 1, shared_aln="blocks.0.ada_gss" in checkpoint.tensors,
         attn_l2_norm=is_cosine, mlp_ratio=checkpoint.shape("blocks.0.ffn.fc1.weight")[0] / width,
         norm_eps=float(said("norm_eps", 1e-6)), labels=tuple(_label_names(said("labels", ()))))
+    if width % heads or config.num_classes < 1 or min(config.patch_nums) < 1:
+        raise ValueError(f"width {width}, {heads} heads, {config.num_classes} classes, scales {config.patch_nums}")
     defaults = said("defaults", None)
     return replace(config, defaults=Defaults(**defaults)) if isinstance(defaults, dict) else config
 
@@ -121,6 +123,10 @@ def detect(checkpoint: Checkpoint, families: dict[str, Family], wanted: str) -> 
                              f"Known here: {', '.join(f.what for f in families.values())}.")
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None) -> nn.Module:
     """The family's module with the checkpoint's weights, in `dtype` on `device`, ready for inference."""
     try:
@@ -130,7 +136,7 @@ def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32
     except (KeyError, TypeError, IndexError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
         if isinstance(error, CheckpointMismatch):
             raise
-        raise CheckpointMismatch(f"{checkpoint.name} looks like {family.what}, but its sizes make no sense ({error}).",
+        raise CheckpointMismatch(f"{checkpoint.name} looks like {family.what}, but its sizes make no sense ({_first_line(error)}).",
                                  "Download it again, or check config.json beside it.") from error
     fill_module(module, checkpoint, family.legacy, family.what, assign=True)
     return module.place(device, dtype).requires_grad_(False).train(False)

@@ -257,6 +257,10 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     if vae is None:
         raise ConditionMismatch(f"The {model.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
     defaults, batch = model.config.defaults, cond.batch
+    if negative is not None and negative.batch != batch:
+        raise ConditionMismatch(f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture.")
+    if rows is not None and len(rows) != batch:
+        raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
     policy = pruning or NoPruning()
     weights = guidance.weights(model, cfg, schedule)
     plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
@@ -330,6 +334,9 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
         if ids.ndim != 2 or ids.shape[0] != batch or ids.shape[1] not in (0, step.scale.tokens):
             raise LatentMismatch(f"The codes of pass {step.index + 1} are {tuple(ids.shape)}; expected ({batch}, {step.scale.tokens}).",
                                  "Use codes of the same batch and schedule.")
+        if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+            raise LatentMismatch(f"The codes of pass {step.index + 1} are {ids.dtype}; expected whole numbers.",
+                                 "Use the codes of a result or of vae.encode.")
         if ids.numel() and not -1 <= int(ids.min()) <= int(ids.max()) < quantizer.vocab_size:
             raise LatentMismatch(f"The codes of pass {step.index + 1} are not all ids below {quantizer.vocab_size}.",
                                  "Use codes made with this model's VAE.")
@@ -340,7 +347,7 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
     soft += [None] * (len(passes) - len(soft))
     redraw = [None] * len(passes)
     if mask is not None:
-        if mask.ndim != 3 or len(mask) not in (1, batch) or not bool(mask.isfinite().all()):
+        if mask.ndim != 3 or len(mask) not in (1, batch) or not mask.numel() or not bool(mask.isfinite().all()):
             raise ShapeMismatch(f"The mask is {tuple(mask.shape)}; expected finite values of shape ({batch}, H, W).", "1 = redraw, 0 = keep.")
         kept = 1 - mask.detach().float().to(device).expand(batch, -1, -1).unsqueeze(1)
         for step in passes[first:]:

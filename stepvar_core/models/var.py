@@ -173,12 +173,16 @@ class VAR(NextScaleModel):
 
         Raises ConditionMismatch for an empty batch or an id above num_classes.
         """
-        ids = torch.as_tensor(labels, dtype=torch.int64).flatten()
         null = self.config.num_classes
-        if not len(ids) or int(ids.max()) > null:
-            raise ConditionMismatch(f"Class ids {ids.tolist()} are not all below {null}.",
+        try:
+            ids = torch.as_tensor(labels).flatten()
+            is_valid = len(ids) > 0 and not ids.is_floating_point() and int(ids.max()) <= null
+        except (TypeError, ValueError, RuntimeError):  # names, nested lists
+            is_valid = False
+        if not is_valid:
+            raise ConditionMismatch(f"Class ids {labels!r} are not all whole numbers below {null}.",
                                     f"Give at least one id from 0 to {null - 1}, or -1 for no class.")
-        return ClassCondition(torch.where(ids < 0, null, ids))
+        return ClassCondition(torch.where(ids < 0, null, ids.long()))
 
     def unconditional(self, condition: ClassCondition) -> ClassCondition:
         return ClassCondition(torch.full_like(condition.labels_B, self.config.num_classes))
@@ -186,7 +190,7 @@ class VAR(NextScaleModel):
     def schedule(self, aspect_ratio: float = 1.0, size=None, seconds=None, variant=None) -> ScaleSchedule:
         """The one schedule the weights know; VAR is square and of one size. Raises ScheduleMismatch for anything else."""
         edge = self.config.patch_nums[-1]
-        if abs(aspect_ratio - 1) > 1e-6:
+        if not abs(aspect_ratio - 1) <= 1e-6:  # NaN too
             raise ScheduleMismatch(f"Aspect ratio {aspect_ratio} is not one VAR was trained for.", "VAR makes square pictures: use 1.")
         if seconds or variant:
             raise ScheduleMismatch("VAR makes still pictures and has no variants.", "Leave seconds and variant empty.")
@@ -195,6 +199,8 @@ class VAR(NextScaleModel):
         return self.config.schedule()
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
+        if any(s.t != 1 for s in schedule):
+            raise ScheduleMismatch(f"The schedule {schedule.describe()} is a video's; VAR makes still pictures.", "Use scales with t = 1.")
         if len(schedule) > len(self.config.patch_nums) or schedule.tokens > self.pos_1LC.shape[1]:
             raise ScheduleMismatch(
                 f"The schedule {schedule.describe()} has {len(schedule)} scales and {schedule.tokens} tokens; this VAR has "

@@ -7,7 +7,7 @@ makes the per-run object that hands each pass its token plan and dies with the r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
@@ -80,11 +80,11 @@ class StepVAR:
     guidance_late_scales: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "ratios", tuple(_number("ratio", r, 0, 1) for r in self.ratios))
+        object.__setattr__(self, "ratios", _ratios(self.ratios))
         object.__setattr__(self, "structure_weight", _number("structure_weight", self.structure_weight, 0, 1))
         for name, choices in (("selector", SELECTORS), ("normalise", NORMALISERS), ("scope", SCOPES), ("fill", FILLS),
                               ("protect_mode", PROTECT_MODES), ("cfg_mask", CFG_MASKS), ("guidance_late", HALVES)):
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in tuple(choices):
                 raise OptionError(f"{name} is {getattr(self, name)!r}.", f"Choose one of {', '.join(choices)}.")
         for name, low, high in (("iterations", 1, 100), ("kernel", 1, 31), ("coverage", 0, 64), ("guidance_late_scales", 0, 1000)):
             _whole(name, getattr(self, name), low, high)
@@ -223,6 +223,12 @@ def _best_of_cells(importance_BN: Tensor, scale: Scale, n: int) -> Tensor:
     best = _cells(importance_BN.double(), scale, n)
     place = _cells(index_BN, scale, n).gather(-1, best.argmax(-1, keepdim=True)).squeeze(-1).long()
     return torch.zeros_like(importance_BN, dtype=torch.bool).scatter_(1, place, True)
+
+
+def _ratios(values) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise OptionError(f"ratios is {values!r}.", "Give a list of pruned fractions, the last scale's first.")
+    return tuple(_number("ratio", r, 0, 1) for r in values)
 
 
 def _number(name: str, value, low: float, high: float) -> float:

@@ -1,0 +1,52 @@
+"""Shared by all tests: which may run here, and the pack's root package as ComfyUI would load it.
+
+Set STEPVAR_REQUIRE=server,browser to turn a skip of those kinds into a failure, as .ci/run does.
+"""
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIRED = set(filter(None, os.environ.get("STEPVAR_REQUIRE", "").split(",")))
+
+# No deadline: a machine shared with other work is slow now and then, and a slow example is no wrong one.
+hypothesis.settings.register_profile("stepvar", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("stepvar")
+
+
+def pytest_collection_modifyitems(items):
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_items:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu_items:
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def unavailable():
+    """unavailable("browser", reason): skip the test, or fail it where STEPVAR_REQUIRE names that kind."""
+    def stop(kind: str, reason: str):
+        if kind in REQUIRED:
+            pytest.fail(f"{kind} tests are required here, but cannot run: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The root package, loaded from its file outside ComfyUI, where it must import without one.
+
+    Core tests import stepvar_core by that name instead: through the pack it would be a second copy of every class.
+    """
+    name = "stepvar_pack"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

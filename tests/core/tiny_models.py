@@ -1,0 +1,51 @@
+"""Seeded models of two layers: small enough for hundreds of runs, sharp enough that a wrong number changes a token."""
+
+import math
+
+import torch
+
+import stepvar_core as sv
+from stepvar_core.codec import VQVAE, VQVAEConfig
+from stepvar_core.models.var import VAR, VARConfig
+
+SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])  # 54 tokens, no square among the larger ones
+EDGES = (1, 2, 3, 4, 6)
+
+
+def seeded(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Fills a module with normal numbers, matrices scaled by their inputs, ready for inference."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            spread = 1 / math.sqrt(parameter[0].numel()) if name.endswith("weight") and "emb" not in name else 0.5
+            parameter.normal_(std=spread, generator=generator)
+            if "scale_mul" in name:
+                parameter.add_(math.log(4))
+            if name == "head.weight":
+                parameter.mul_(3)  # clear winners: token choices must not hang on rounding
+    return module.requires_grad_(False).train(False)
+
+
+def tiny_var(depth: int = 2, heads: int = 2, edges=EDGES, vocab: int = 24, dim: int = 8, classes: int = 5,
+             shared_aln: bool = False, seed: int = 1) -> VAR:
+    config = VARConfig(patch_nums=tuple(edges), depth=depth, width=16 * heads, heads=heads, vocab_size=vocab, code_dim=dim,
+                       num_classes=classes, shared_aln=shared_aln)
+    return seeded(VAR(config), seed)
+
+
+def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, **parts) -> VQVAE:
+    """Quantiser only, unless `parts` says has_encoder and has_decoder."""
+    parts = {"has_encoder": False, "has_decoder": False, "ch": 4, "ch_mult": (1, 2), "norm_groups": 2, "num_res_blocks": 1, **parts}
+    return seeded(VQVAE(VQVAEConfig(z_channels=dim, vocab_size=vocab, patch_nums=tuple(edges), **parts)), seed)
+
+
+def tiny_pair(**sizes) -> tuple[VAR, VQVAE]:
+    return tiny_var(**sizes), tiny_vae()
+
+
+def save(module: torch.nn.Module, path, **metadata: str):
+    """Writes a module's weights as safetensors and returns the path."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous().clone() for k, v in module.state_dict().items()}, path, metadata=metadata or None)
+    return path

@@ -1,0 +1,187 @@
+// Drives the real frontend of a running ComfyUI in headless Chromium. One JSON object comes in on stdin:
+//
+//   { "url": "http://127.0.0.1:8188", "out": "folder for screenshots", "chromium": "program", "modules": "folder with
+//     node_modules/playwright-core", "renderer": "classic" | "vue", "size": [1600, 1000], "timeoutSeconds": 120,
+//     "pack": "its folder name under custom_nodes",
+//     "jobs": [{ "name": "demo",
+//                "workflow": {...},                a workflow file's JSON, opened in place of the one before
+//                "set": [["3", "seed", 42]],       node id, widget, value: as if a user had changed it
+//                "queue": true,                    press Run and wait for the end
+//                "evaluate": "return app.rootGraph.nodes.length"   the body of an async function, run last
+//              }] }
+//
+// The order within a job is the order above; each part is optional. One JSON object goes out on stdout:
+//
+//   { "failed": null | "why the browser itself did not get on",
+//     "jobs": [{ name, missing: [node types the editor does not know], dialogs: [visible texts], pageErrors: [stacks],
+//                packErrors: [console errors and failed requests that name the pack], nodes, widgets: {id: {name: value}},
+//                ending: "execution_success" | ... | null, events: {name: count}, error, prompt, value, screenshots }] }
+//
+// Nothing but the server's own address can be reached from the page.
+import { mkdtempSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+const task = JSON.parse(readFileSync(0, "utf8"));
+const { chromium } = createRequire(path.join(task.modules, "here.js"))("playwright-core");
+const timeout = 1000 * (task.timeoutSeconds ?? 120);
+const own = `/extensions/${task.pack}/`;
+
+/** Settings are kept by the server, so they are in place before the page asks for them. */
+async function applySettings() {
+  const settings = {
+    "Comfy.TutorialCompleted": true, // else a first visit opens the template browser
+    "Comfy.VueNodes.Enabled": task.renderer === "vue",
+    "Comfy.Workflow.Persist": false, // else the last session's tab comes back
+    "Comfy.Workflow.ShowMissingNodesWarning": true,
+    "Comfy.Workflow.ShowMissingModelsWarning": false,
+    "Comfy.Notification.ShowVersionUpdates": false,
+    "Comfy.Queue.QPOV2": false,
+  };
+  for (const [id, value] of Object.entries(settings)) {
+    const answer = await fetch(`${task.url}/api/settings/${encodeURIComponent(id)}`, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
+    if (!answer.ok) throw new Error(`setting ${id}: the server answered ${answer.status}`);
+  }
+}
+
+/** What happens in the page from now on; `since` moves when a job begins. */
+function listen(page) {
+  const seen = { pageErrors: [], packErrors: [] };
+  page.on("pageerror", (error) => seen.pageErrors.push(String(error.stack ?? error)));
+  page.on("console", (message) => {
+    const text = message.text();
+    const where = message.location()?.url ?? "";
+    if (message.type() === "error" && (text.includes(own) || where.includes(own))) seen.packErrors.push(text);
+  });
+  page.on("response", (response) => {
+    if (response.status() >= 400 && response.url().includes(own)) {
+      seen.packErrors.push(`${response.status()} ${response.url()}`);
+    }
+  });
+  return seen;
+}
+
+async function openEditor(page) {
+  const host = new URL(task.url).host;
+  await page.route("**/*", (route) => {
+    const url = new URL(route.request().url());
+    return url.host === host || url.protocol === "data:" || url.protocol === "blob:" ? route.continue() : route.abort();
+  });
+  await page.goto(task.url, { waitUntil: "domcontentloaded", timeout });
+  // The address, the graph and the node types are there one after the other.
+  await page.waitForFunction(
+    () => globalThis.app?.canvas && app.extensionManager && globalThis.LiteGraph?.registered_node_types?.SaveImage,
+    null, { timeout });
+  await page.waitForTimeout(1500);
+}
+
+/** Texts of the dialogs in front of the editor, which are then closed. */
+async function takeDialogs(page, shoot = async () => {}) {
+  const texts = [];
+  for (let i = 0; i < 4; i++) {
+    const dialogs = page.locator('[role="dialog"]:visible, .p-dialog:visible');
+    if (!(await dialogs.count())) break;
+    await shoot();
+    texts.push((await dialogs.first().innerText()).slice(0, 500));
+    await page.keyboard.press("Escape");
+    await page.waitForTimeout(400);
+  }
+  return texts;
+}
+
+async function queue(page) {
+  await page.evaluate(() => {
+    const watched = (globalThis.__watched = { ending: null, error: null, events: {} });
+    for (const name of ["executing", "executed", "progress_state", "b_preview", "b_preview_with_metadata",
+      "execution_success", "execution_error", "execution_interrupted"]) {
+      app.api.addEventListener(name, (event) => {
+        watched.events[name] = (watched.events[name] ?? 0) + 1;
+        if (/success|error|interrupted/.test(name)) watched.ending = name;
+        if (name === "execution_error") watched.error = event.detail?.exception_message;
+      });
+    }
+  });
+  // queuePrompt answers false when the server refuses the prompt; no execution event follows then.
+  if (!(await page.evaluate(() => app.queuePrompt(0)))) {
+    const error = await page.evaluate(() => JSON.stringify(app.lastNodeErrors ?? app.extensionManager?.lastNodeErrors ?? null));
+    return { ending: "refused", events: {}, error };
+  }
+  await page.waitForFunction(() => globalThis.__watched.ending, null, { timeout });
+  await page.waitForTimeout(1200); // pictures load after the last event
+  return page.evaluate(() => globalThis.__watched);
+}
+
+async function run(page, job, seen) {
+  const result = { name: job.name, screenshots: [], ending: null, events: {}, error: null, dialogs: [] };
+  seen.pageErrors.length = seen.packErrors.length = 0;
+  const shoot = async (moment) => {
+    const file = path.join(task.out, `${job.name.replace(/[^\w.-]+/g, "_")}.${task.renderer}.${moment}.png`);
+    await page.screenshot({ path: file });
+    result.screenshots.push(file);
+  };
+  if (job.workflow) {
+    await page.evaluate((workflow) => app.loadGraphData(workflow, true, true, null), job.workflow);
+    await page.waitForTimeout(1000);
+    result.dialogs = await takeDialogs(page, () => shoot("dialog"));
+    await page.evaluate(() => app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+    await page.waitForTimeout(800);
+    await shoot("loaded");
+  }
+  for (const [id, name, value] of job.set ?? []) {
+    const found = await page.evaluate(([id, name, value]) => {
+      const widget = app.rootGraph.getNodeById(Number(id))?.widgets?.find((w) => w.name === name);
+      if (widget) {
+        widget.value = value;
+        widget.callback?.(value);
+      }
+      return Boolean(widget);
+    }, [id, name, value]);
+    if (!found) throw new Error(`node ${id} has no widget '${name}'`);
+  }
+  if (job.queue) {
+    Object.assign(result, await queue(page));
+    await shoot("done");
+  }
+  Object.assign(result, await page.evaluate(async () => {
+    const nodes = app.rootGraph.nodes;
+    return {
+      nodes: nodes.length,
+      missing: nodes.filter((n) => !LiteGraph.registered_node_types[n.type]).map((n) => n.type),
+      widgets: Object.fromEntries(nodes.map((n) => [n.id, Object.fromEntries((n.widgets ?? []).map((w) => [w.name, w.value]))])),
+      prompt: (await app.graphToPrompt()).output,
+    };
+  }));
+  if (job.evaluate) {
+    result.value = await page.evaluate(`(async () => { ${job.evaluate} })()`);
+    await shoot("evaluated");
+  }
+  return { ...result, pageErrors: [...seen.pageErrors], packErrors: [...seen.packErrors] };
+}
+
+const answer = { failed: null, jobs: [] };
+const profile = mkdtempSync(path.join(tmpdir(), "stepvar-chromium-"));
+let browser;
+try {
+  mkdirSync(task.out, { recursive: true });
+  await applySettings();
+  const [width, height] = task.size ?? [1600, 1000];
+  browser = await chromium.launchPersistentContext(profile, {
+    executablePath: task.chromium, headless: true, viewport: { width, height },
+    // No sandbox: it does not start as root. No /dev/shm: containers give it 64 MB.
+    args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+      "--disable-component-update", "--no-first-run"],
+  });
+  const page = browser.pages()[0] ?? (await browser.newPage());
+  const seen = listen(page);
+  await openEditor(page);
+  await takeDialogs(page);
+  for (const job of task.jobs) answer.jobs.push(await run(page, job, seen));
+} catch (error) {
+  answer.failed = String(error.stack ?? error);
+} finally {
+  await browser?.close();
+  rmSync(profile, { recursive: true, force: true, maxRetries: 3 });
+}
+process.stdout.write(JSON.stringify(answer));

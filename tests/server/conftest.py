@@ -1,0 +1,38 @@
+"""One real ComfyUI for all tests of a session, on the CPU, in a base directory of its own."""
+import sys
+
+import pytest
+from comfy_server import Client
+from frontend import Frontend
+
+import launch
+
+
+@pytest.fixture(scope="session")
+def comfy_server(tmp_path_factory, unavailable):
+    """launch.Server; its `base` holds models/, input/ and output/, its log() all it printed."""
+    comfyui = launch.find_comfyui()
+    if comfyui is None:
+        unavailable("server", "no ComfyUI here: run 'python3 launch.py test', or name a source folder in COMFYUI_PATH")
+    python = launch.venv_python() if launch.venv_python().exists() else sys.executable
+    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=["--cpu"])
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def comfy(comfy_server):
+    """A fresh client of the shared server, see comfy_server.Client."""
+    with Client(comfy_server) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def frontend(comfy_server, tmp_path_factory, unavailable):
+    """The real web frontend in headless Chromium, see frontend.Frontend."""
+    reason = launch.why_no_browser()
+    if reason:
+        unavailable("browser", reason)
+    return Frontend(comfy_server, tmp_path_factory.mktemp("browser"))
