@@ -33,7 +33,7 @@ from pathlib import Path
 ROOT = Path(os.path.abspath(__file__)).parent  # links are kept: one may lead here from a custom_nodes folder
 CACHE = ROOT / ".comfyui"
 PACK_NAME = "stepvar"  # the pack's folder name under custom_nodes, so also in /extensions/<name>/
-DEMO_WORKFLOW = ROOT / "workflows" / "StepVAR demo.json"
+DEMO_WORKFLOW = ROOT / "workflows" / "StepVAR_demo.json"
 
 TORCH, TORCHVISION = "torch==2.13.0", "torchvision==0.28.0"  # the second is built for the first
 # The source archive of this package carries an unmodified ComfyUI v0.30.0 under vendor/ComfyUI.

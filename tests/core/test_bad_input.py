@@ -172,7 +172,7 @@ def test_pictures_and_latents_of_the_wrong_size():
     vae, schedule = tiny_vae(has_encoder=True, has_decoder=True), sv.ScaleSchedule([(1, 1, 1), (1, 3, 5)])
     assert vae.decode(torch.zeros(2, 8, 3, 5)).shape == (2, 6, 10, 3)
     assert [c.shape for c in vae.encode(torch.rand(2, 6, 10, 3), schedule)] == [(2, 1), (2, 15)]
-    with pytest.raises(sv.ShapeMismatch, match=re.escape("The picture is (1, 6, 8, 3); this schedule needs (B, 6, 10, 3). Scale and crop it to 10x6")):
+    with pytest.raises(sv.ShapeMismatch, match=re.escape("(1, 6, 8, 3); this schedule needs (B, 6, 10, 3). Scale and crop it to 10x6")):
         vae.encode(torch.rand(1, 6, 8, 3), schedule)
     with pytest.raises(sv.ShapeMismatch, match="needs"):
         vae.encode(torch.rand(6, 10, 3), schedule)

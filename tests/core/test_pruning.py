@@ -138,10 +138,13 @@ def test_the_fusion_weighs_structure_against_texture():
 def test_a_picture_scores_the_same_alone_and_in_a_batch(selector, t, h, w, seed):
     scale, x = sv.Scale(t, h, w), features(seed, 2, t * h * w)
     noise = torch.rand(2, scale.tokens, generator=torch.Generator().manual_seed(seed))
-    both = SELECTORS[selector](x, ScoreContext(scale, start(), lambda name, shape: noise))
+
+    def importance(rows: slice) -> torch.Tensor:
+        return SELECTORS[selector](x[rows], ScoreContext(scale, start(), lambda name, shape: noise[rows])).importance
+
+    both = importance(slice(0, 2))
     for row in range(2):
-        single = SELECTORS[selector](x[row:row + 1], ScoreContext(scale, start(), lambda name, shape: noise[row:row + 1]))
-        torch.testing.assert_close(single.importance, both.importance[row:row + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(importance(slice(row, row + 1)), both[row:row + 1], rtol=1e-4, atol=1e-4)
 
 
 @few
@@ -223,6 +226,16 @@ def test_protection_adds_to_the_score():
     tokens = policy.begin(plans, schedule, 1, 16, "cpu", None).tokens(schedule.passes[1], plans[1], slice(0, 1))
     tokens.enter(0, torch.ones(1, 16, 16))
     assert tokens.kept_BN()[0].nonzero().flatten().tolist() == [0, 1, 14, 15]
+
+
+def test_protection_holds_in_every_frame():
+    schedule = sv.ScaleSchedule([sv.Scale(1, 1, 1), sv.Scale(3, 2, 2, clip=1)])
+    mask = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
+    policy = sv.StepVAR((0.9,), protect=mask, protect_mode="keep")
+    plans = policy.plan(schedule, 0, 2)
+    tokens = policy.begin(plans, schedule, 1, 16, "cpu", None).tokens(schedule.passes[1], plans[1], slice(0, 1))
+    tokens.enter(0, features(0, 1, 12))
+    assert tokens.kept_BN()[0].nonzero().flatten().tolist() == [3, 7, 11]
 
 
 # fills -------------------------------------------------------------------------------------------
@@ -318,6 +331,22 @@ def test_fills_follow_their_definition_and_leave_kept_tokens_alone(fill, h, w, r
     assert (tokens.added_BN is None) == (fill != "zero")
     if fill == "zero":
         assert torch.equal(tokens.added_BN, is_kept[:batch])
+
+
+@pytest.mark.parametrize(("stored", "rows", "served"), [
+    (4, slice(0, 4), slice(0, 4)), (4, slice(0, 2), slice(0, 2)), (4, slice(2, 4), slice(2, 4)),  # late guidance runs one half
+    (2, slice(0, 2), slice(0, 2)), (2, slice(2, 4), slice(0, 2))])
+def test_the_cache_fill_serves_the_rows_that_run(stored, rows, served):
+    scale = sv.Scale(1, 3, 3)
+    step = sv.ScaleSchedule([scale]).passes[0]
+    earlier = Earlier({"all": features(5, stored, 9)}, scale)
+    index_BK = torch.tensor([[0, 4, 8], [1, 2, 3]])
+    score = kept_mask(index_BK, 9).float()
+    tokens = KeptTokens(PassPlan(9, 3, fill="cache"), step, 2, rows, lambda x: Scores(score), earlier)
+    x_RNC = features(6, rows.stop - rows.start, 9)
+    stream = tokens.leave(tokens.enter(0, x_RNC))
+    expected = x_RNC + earlier.changes["all"][served] * (1 - score.repeat(len(x_RNC) // 2, 1))[..., None]
+    torch.testing.assert_close(stream, expected)
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -38,9 +38,10 @@ def naive_filter(logits: list[float], top_k: int, top_p: float) -> list[float]:
 
 
 @few
-@given(values=logit_rows, top_k=integers(0, 14), top_p=sampled_from([0.0, 0.013, 0.31, 0.5003, 0.77, 0.951, 1.0]))
+@given(values=logit_rows, top_k=integers(0, 14), top_p=sampled_from([0.0, 1e-9, 0.013, 0.31, 0.5003, 0.77, 0.951, 1.0]))
 @example(values=[1, 1, 1, 1], top_k=2, top_p=0.0)
 @example(values=[2, 1, 1, 0], top_k=2, top_p=0.31)
+@example(values=[2, 0], top_k=0, top_p=1e-9)  # 1 - top_p rounds to 1: the best token must survive it
 def test_filtering_follows_its_definition(values, top_k, top_p):
     logits = torch.tensor([[values, values[::-1]]], dtype=torch.float32)
     before = logits.clone()

@@ -13,9 +13,16 @@ CODES, CHANNELS = 64, 32
 
 
 def _random(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Normal numbers scaled by their inputs; gains about 1, so that a picture is neither blank nor clipped."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(t.shape, generator=generator) / math.sqrt(t[0].numel() if t.ndim > 1 else 1) * (1.0 if t.ndim > 1 else 0.1)
-            for name, t in module.state_dict().items()}
+
+    def draw(name: str, like: torch.Tensor) -> torch.Tensor:
+        numbers = torch.randn(like.shape, generator=generator)
+        if like.ndim > 1:
+            return numbers / math.sqrt(like[0].numel())
+        return numbers * 0.1 + (1.0 if name.endswith("weight") else 0.0)
+
+    return {name: draw(name, tensor) for name, tensor in module.state_dict().items()}
 
 
 def write_var_d30(path: Path) -> None:

@@ -15,6 +15,8 @@ RENDERERS = ["classic", "vue"]
 def opened(request, frontend):
     """Workflow name -> drive.mjs' result, from one visit to the editor per renderer."""
     jobs = [{"name": path.stem, "workflow": json.loads(path.read_text(encoding="utf-8"))} for path in WORKFLOWS]
+    demo = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
+    jobs += [{"name": "Run pressed", "workflow": demo, "queue": True, "evaluate": "return Object.keys(app.nodeOutputs).length"}]
     return {result["name"]: result for result in frontend.drive(request.param, jobs)}
 
 
@@ -36,3 +38,10 @@ def test_the_editor_queues_what_the_translator_makes(opened, comfy, path):
     by_translator = {node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
                      for node_id, node in comfy.prompt_of(path).items()}
     assert by_editor == by_translator
+
+
+def test_the_demo_runs_from_the_editor(opened):
+    result = opened["Run pressed"]
+    assert (result["ending"], result["error"]) == ("execution_success", None)
+    assert result["value"] > 0, "no node shows an output"
+    assert result["packErrors"] == []

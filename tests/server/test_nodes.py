@@ -366,3 +366,22 @@ def test_a_path_in_a_workflow_opens_nothing(comfy, pipe):
     pipe.nodes[pipe.loader]["inputs"]["model_name"] = "../../../etc/passwd"
     with pytest.raises(PromptRefused):
         comfy.attempt(pipe.picture())
+
+
+# over time ----------------------------------------------------------------------------------------
+
+
+def resident_mib(server) -> float:
+    import psutil
+
+    return psutil.Process(server.process.pid).memory_info().rss / 2 ** 20
+
+
+def test_two_models_taking_turns_for_fifty_prompts_leave_memory_flat(comfy, comfy_server, pipe):
+    """Another model, another size, another seed every time: nothing of a run outlives it."""
+    sizes = []
+    for i in range(50):
+        turn = Pipeline(*TINY) if i % 2 else Pipeline("demo (bundled)", "auto", label="0; 1")
+        comfy.run(turn.picture(turn.sample(turn.prune(ratio_1=0.5), seed=i)))
+        sizes.append(resident_mib(comfy_server))
+    assert max(sizes[40:]) - max(sizes[10:20]) < 60, f"MiB after each prompt: {[round(s) for s in sizes]}"

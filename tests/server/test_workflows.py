@@ -59,7 +59,7 @@ def test_every_saved_value_fits_its_widget(comfy, path):
 
 
 def test_one_seed_one_picture_with_and_without_the_model_loaded(comfy):
-    path = launch.ROOT / "workflows" / "StepVAR overlay and report.json"
+    path = launch.ROOT / "workflows" / "StepVAR_overlay_and_report.json"
     first = comfy.images(comfy.run(path))
     comfy.forget()
     again = comfy.images(comfy.run(path))
