@@ -46,11 +46,11 @@ class BitwiseQuantizer:
         """(B, L) bool: where the codes add something."""
         return codes_BLD[..., 0] != NOTHING
 
-    def check_codes(self, codes_BLD: Tensor, tokens: int, name: str) -> None:
-        """Raises LatentMismatch unless the codes are bits of this quantiser, `tokens` (or none) a picture."""
-        if codes_BLD.ndim != 3 or codes_BLD.shape[1] not in (0, tokens) or codes_BLD.shape[2] != self.bits:
-            raise LatentMismatch(f"{name} are {tuple(codes_BLD.shape)}; expected (B, {tokens}, {self.bits}).",
-                                 "Use codes of the same model and schedule.")
+    def check_codes(self, codes_BLD: Tensor, batch: int, tokens: int, name: str) -> None:
+        """Raises LatentMismatch unless the codes are bits of this quantiser, `tokens` (or none) for each picture."""
+        if codes_BLD.ndim != 3 or codes_BLD.shape[0] != batch or codes_BLD.shape[1] not in (0, tokens) or codes_BLD.shape[2] != self.bits:
+            raise LatentMismatch(f"{name} are {tuple(codes_BLD.shape)}; expected ({batch}, {tokens}, {self.bits}).",
+                                 "Use codes of the same batch, model and schedule.")
         is_nothing = codes_BLD == NOTHING
         if bool((is_nothing.any(-1) != is_nothing.all(-1)).any()) or not bool(((codes_BLD == 0) | (codes_BLD == 1) | is_nothing).all()):
             raise LatentMismatch(f"{name} hold values other than bits.", f"Give 0 and 1, or {NOTHING} for a position that adds nothing.")

@@ -76,10 +76,12 @@ class MultiScaleQuantizer(nn.Module):
         """(B, L) bool: where the codes add something."""
         return ids_BL >= 0
 
-    def check_codes(self, ids_BL: Tensor, tokens: int, name: str) -> None:
-        """Raises LatentMismatch unless the codes are ids of this quantiser, `tokens` (or none) a picture."""
-        if ids_BL.ndim != 2 or ids_BL.shape[1] not in (0, tokens):
-            raise LatentMismatch(f"{name} are {tuple(ids_BL.shape)}; expected (B, {tokens}).", "Use codes of the same batch and schedule.")
+    def check_codes(self, ids_BL: Tensor, batch: int, tokens: int, name: str) -> None:
+        """Raises LatentMismatch unless the codes are ids of this quantiser, `tokens` (or none) for each picture."""
+        if ids_BL.ndim != 2 or ids_BL.shape[0] != batch or ids_BL.shape[1] not in (0, tokens):
+            raise LatentMismatch(f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {tokens}).", "Use codes of the same batch and schedule.")
+        if ids_BL.dtype == torch.bool or ids_BL.is_floating_point() or ids_BL.is_complex():
+            raise LatentMismatch(f"{name} are {ids_BL.dtype}; expected whole numbers.", "Use the codes of a result or of vae.encode.")
         if ids_BL.numel() and not NOTHING <= int(ids_BL.min()) <= int(ids_BL.max()) < self.vocab_size:
             raise LatentMismatch(f"{name} are not all ids below {self.vocab_size}.", "Use codes made with this model's VAE.")
 

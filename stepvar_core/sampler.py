@@ -340,10 +340,7 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
         raise LatentMismatch(f"Codes of {len(given)} passes were given; {needed} are needed.", "Encode the picture with this schedule.")
     used = []
     for step, one in zip(passes[:needed], given):
-        quantizer.check_codes(one, step.scale.tokens, f"The codes of pass {step.index + 1}")
-        if len(one) != batch:
-            raise LatentMismatch(f"The codes of pass {step.index + 1} hold {len(one)} pictures; the batch has {batch}.",
-                                 "Use codes of the same batch.")
+        quantizer.check_codes(one, batch, step.scale.tokens, f"The codes of pass {step.index + 1}")
         nothing = quantizer.no_codes(batch, step.scale.tokens, device)
         used.append(one.to(nothing) if one.shape[1] else nothing)
     forced = used + [None] * (len(passes) - len(used))

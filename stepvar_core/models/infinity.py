@@ -332,12 +332,15 @@ class Infinity(NextScaleModel):
         return [block for chunk in self.block_chunks for block in chunk.module]
 
     def place(self, device, dtype: torch.dtype):
-        """Casts the blocks' linears alone, as upstream does: everything around them sets all tokens at once and is small."""
+        """Casts the blocks' linears alone, as upstream does: everything around them sets all tokens at once and is small.
+
+        In one byte per number (fp8) only their matrices are stored, as in other families.
+        """
         linears = {m for block in self.blocks for m in block.modules() if isinstance(m, nn.Linear)}
-        for module in list(self.modules()):
-            kept_as = dtype if module in linears else torch.float32
+        for module in self.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
-                placed = parameter.detach().to(device=device, dtype=kept_as)
+                is_cast = module in linears and (dtype.itemsize > 1 or parameter.ndim == 2)
+                placed = parameter.detach().to(device=device, dtype=dtype if is_cast else torch.float32)
                 setattr(module, name, nn.Parameter(placed, requires_grad=parameter.requires_grad))
         return self
 
