@@ -286,9 +286,6 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     if quantizer.code_format != model.code_format:
         raise LatentMismatch(f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
                              "Load the VAE that belongs to this model.")
-    if negative is not None and negative.batch != batch:
-        raise ConditionMismatch(f"The negative condition holds {negative.batch} pictures; the batch has {batch}.",
-                                "Give one negative per picture, or none.")
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
     return Job(
         model, quantizer, cond, (negative or model.unconditional(cond)) if needs_negative else None, schedule, policy, plans,

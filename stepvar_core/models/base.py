@@ -45,8 +45,9 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default), known_options (switches of sampler.Options it knows). `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what
-    the stream is computed in where a host stores the weights in another type; None = the weights' own.
+    reads its features by default), known_options (switches of sampler.Options it knows). `config` is the family's frozen
+    dataclass and has `defaults`. compute_dtype: what the stream is computed in where a host stores the weights in another
+    type; None = the weights' own.
     """
 
     family: str

@@ -313,6 +313,7 @@ class Infinity(NextScaleModel):
 
     def __init__(self, config: InfinityConfig, ops=nn):
         super().__init__(config)
+        self.first_layer = min(self.first_layer, config.depth - 1)
         width = config.width
         self.cfg_uncond = nn.Parameter(torch.zeros(config.text_maxlen, config.text_dim))
         self.pos_start = nn.Parameter(torch.zeros(1, 1, width))
