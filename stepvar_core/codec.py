@@ -1,4 +1,5 @@
-"""VQVAE of VAR: pictures to feature maps and back (layout of FoundationVision/VAR's vae_ch160v4096z32, MIT).
+"""Codecs, pictures to feature maps and back, and the first of them: VAR's VQVAE (layout of FoundationVision/VAR's
+vae_ch160v4096z32, MIT).
 
 A convolutional autoencoder in the line of VQGAN (Esser et al. 2021): residual blocks, one-head attention at the lowest
 level and in the middle, stride-2 downsampling, nearest upsampling.

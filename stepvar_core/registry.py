@@ -150,9 +150,8 @@ def _configure_bsq_vae(checkpoint: Checkpoint, overrides: dict | None) -> BSQVAE
     widths = [checkpoint.shape(f"{part}.{side}.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
     dim = checkpoint.shape("decoder.conv_in.conv.weight")[1] if has_decoder else checkpoint.shape("encoder.conv_out.conv.weight")[0]
     # every model sees one token per 16 pixels: a VAE of stride 8 belongs to one that reads 2 x 2 cells at once
-    patch = max(1, PIXELS_PER_TOKEN >> (levels - 1))
-    is_patched = bool(int(said("apply_spatial_patchify", patch > 1)))
-    return BSQVAEConfig(ch=widths[0], ch_mult=tuple(w // widths[0] for w in widths), z_channels=dim, patch=patch if is_patched else 1,
+    is_patched = bool(int(said("apply_spatial_patchify", 2 ** (levels - 1) < PIXELS_PER_TOKEN)))
+    return BSQVAEConfig(ch=widths[0], ch_mult=tuple(w // widths[0] for w in widths), z_channels=dim, patch=2 if is_patched else 1,
                         num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.") - extra,
                         norm_groups=int(said("norm_groups", 32)), has_encoder=has_encoder, has_decoder=has_decoder)
 
