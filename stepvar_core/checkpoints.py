@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
-INDEX = "model.safetensors.index.json"
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # how training scripts and hubs wrap a flat state dict, outermost first
-WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("state_dict",), ("model",), ("vae",), ("ema",))
+WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
 
 
 @dataclass
@@ -43,19 +43,23 @@ class Checkpoint:
 
 
 def read_checkpoint(path) -> Checkpoint:
-    """Reads a file or a folder of safetensors shards. Raises CheckpointMismatch when it is missing or unreadable."""
+    """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable."""
     path = Path(path)
     if path.is_dir():
         tensors, metadata = _read_folder(path)
     elif not path.is_file():
         raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
-    elif path.suffix in SAFETENSORS:
-        tensors, metadata = _read_safetensors(path)
-    elif path.suffix in TORCH:
-        tensors, metadata = _read_torch(path), {}
     else:
-        raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
+        tensors, metadata = _read_one(path)
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
+
+
+def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix in SAFETENSORS:
+        return _read_safetensors(path)
+    if path.suffix in TORCH:
+        return _read_torch(path), {}
+    raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -90,8 +94,8 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    index = path / INDEX
-    if index.is_file():
+    index = next((path / name for name in INDEXES if (path / name).is_file()), None)
+    if index is not None:
         try:
             shards = sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
         except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -103,7 +107,7 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(missing) or 'safetensors files'}.", "Download the whole folder.")
     tensors, metadata = {}, {}
     for name in shards:
-        part, about = _read_safetensors(path / name)
+        part, about = _read_one(path / name)
         tensors |= part
         metadata |= about
     return tensors, metadata

@@ -1,4 +1,5 @@
-"""VQVAE of VAR: pictures to feature maps and back (layout of FoundationVision/VAR's vae_ch160v4096z32, MIT).
+"""Codecs, pictures to feature maps and back, and the first of them: VAR's VQVAE (layout of FoundationVision/VAR's
+vae_ch160v4096z32, MIT).
 
 A convolutional autoencoder in the line of VQGAN (Esser et al. 2021): residual blocks, one-head attention at the lowest
 level and in the middle, stride-2 downsampling, nearest upsampling.
@@ -34,6 +35,7 @@ class VQVAEConfig:
     quant_resi: float = 0.5
     norm_groups: int = 32
     patch_nums: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    has_attention: bool = True
     has_encoder: bool = True
     has_decoder: bool = True
 
@@ -41,6 +43,11 @@ class VQVAEConfig:
     def stride(self) -> int:
         """Pixels per latent cell along each edge."""
         return 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def token_stride(self) -> int:
+        """Pixels per token of the schedule along each edge."""
+        return self.stride
 
 
 class ResBlock(nn.Module):
@@ -115,10 +122,10 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(self, c: int, groups: int, ops):
+    def __init__(self, c: int, attend: bool, groups: int, ops):
         super().__init__()
         self.block_1 = ResBlock(c, c, groups, ops)
-        self.attn_1 = AttnBlock(c, groups, ops)
+        self.attn_1 = AttnBlock(c, groups, ops) if attend else nn.Identity()
         self.block_2 = ResBlock(c, c, groups, ops)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,16 +133,16 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, config: VQVAEConfig, ops):
+    def __init__(self, config, ops):
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = ops.Conv2d(3, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
         for i, c_out in enumerate(widths):
             is_lowest = i == len(widths) - 1
-            self.down.append(Level(config.ch if i == 0 else widths[i - 1], c_out, config.num_res_blocks, is_lowest,
-                                   config.norm_groups, ops, None if is_lowest else Downsample))
-        self.mid = Middle(widths[-1], config.norm_groups, ops)
+            self.down.append(Level(config.ch if i == 0 else widths[i - 1], c_out, config.num_res_blocks,
+                                   is_lowest and config.has_attention, config.norm_groups, ops, None if is_lowest else Downsample))
+        self.mid = Middle(widths[-1], config.has_attention, config.norm_groups, ops)
         self.norm_out = ops.GroupNorm(config.norm_groups, widths[-1], eps=NORM_EPS)
         self.conv_out = ops.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
@@ -147,17 +154,17 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: VQVAEConfig, ops):
+    def __init__(self, config, ops):
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = ops.Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], config.norm_groups, ops)
+        self.mid = Middle(widths[-1], config.has_attention, config.norm_groups, ops)
         # up[0] is the full resolution and runs last, as in the checkpoint's numbering
         self.up = nn.ModuleList()
         for i, c_out in enumerate(widths):
             is_lowest = i == len(widths) - 1
-            self.up.append(Level(widths[-1] if is_lowest else widths[i + 1], c_out, config.num_res_blocks + 1, is_lowest,
-                                 config.norm_groups, ops, Upsample if i else None))
+            self.up.append(Level(widths[-1] if is_lowest else widths[i + 1], c_out, config.num_res_blocks + 1,
+                                 is_lowest and config.has_attention, config.norm_groups, ops, Upsample if i else None))
         self.norm_out = ops.GroupNorm(config.norm_groups, widths[0], eps=NORM_EPS)
         self.conv_out = ops.Conv2d(widths[0], 3, 3, padding=1)
 
@@ -168,24 +175,31 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(z)))
 
 
-class VQVAE(nn.Module):
-    """Encoder, multi-scale quantiser and decoder under upstream's key names."""
+class Codec(nn.Module):
+    """What every codec offers: pictures to feature maps and codes, and back.
 
-    def __init__(self, config: VQVAEConfig, ops=nn):
+    A subclass makes `encoder` and `decoder` as its config says, `quantize`, and where there is more around them than
+    calling them, `analyse` and `synthesise`.
+    """
+
+    def __init__(self, config):
         super().__init__()
         self.config = config
         self.run_on: tuple[torch.device, torch.dtype] | None = None  # where a host streams the weights to; None = where they are
-        if config.has_encoder:
-            self.encoder = Encoder(config, ops)
-            self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
-        self.quantize = MultiScaleQuantizer(config.vocab_size, config.z_channels, config.share_quant_resi, config.quant_resi)
-        if config.has_decoder:
-            self.post_quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
-            self.decoder = Decoder(config, ops)
 
-    def quantizer_on(self, device) -> MultiScaleQuantizer:
-        """A float32 copy of the quantiser on `device`: under a megabyte, so a run owns its own and moves nothing shared."""
-        return copy.deepcopy(self.quantize).to(device=device, dtype=torch.float32)
+    def analyse(self, x_B3HW: Tensor) -> Tensor:
+        return self.encoder(x_B3HW)
+
+    def synthesise(self, f_hat_BCHW: Tensor) -> Tensor:
+        return self.decoder(f_hat_BCHW)
+
+    def quantizer_on(self, device):
+        """The quantiser, in float32 on `device`, for one run to own."""
+        raise NotImplementedError
+
+    def own_schedule(self) -> ScaleSchedule:
+        """The schedule pictures are encoded to when nobody says."""
+        raise NotImplementedError
 
     def place(self, device, dtype: torch.dtype):
         """Moves and casts the weights; the quantiser stays float32, its nearest-code decisions would flip."""
@@ -197,27 +211,27 @@ class VQVAE(nn.Module):
         """Device and dtype the convolutions expect their input in."""
         if self.run_on is not None:
             return self.run_on
-        weight = next((p for m in (getattr(self, "decoder", None), getattr(self, "encoder", None)) if m is not None
-                       for p in m.parameters()), self.quantize.embedding.weight)
+        parts = [getattr(self, name) for name in ("decoder", "encoder", "quantize") if hasattr(self, name)]
+        weight = next(p for part in parts for p in part.parameters())
         return weight.device, weight.dtype
 
     def features(self, x_B3HW: Tensor) -> Tensor:
         """Feature map f (B, C, H/stride, W/stride), float32, of pictures in [-1, 1]."""
         if not self.config.has_encoder:
-            raise CheckpointMismatch("This VAE file holds no encoder.", "Load a full VQVAE file to turn pictures into codes.")
+            raise CheckpointMismatch("This VAE file holds no encoder.", "Load a full VAE file to turn pictures into codes.")
         device, dtype = self.input_place()
-        return self.quant_conv(self.encoder(x_B3HW.to(device, dtype))).float()
+        return self.analyse(x_B3HW.to(device, dtype)).float()
 
     def pixels(self, f_hat_BCHW: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), unclamped, about [-1, 1], in the decoder's dtype."""
         if not self.config.has_decoder:
-            raise CheckpointMismatch("This VAE file holds no decoder.", "Load a full VQVAE file to turn latents into pictures.")
+            raise CheckpointMismatch("This VAE file holds no decoder.", "Load a full VAE file to turn latents into pictures.")
         if f_hat_BCHW.ndim != 4 or f_hat_BCHW.shape[1] != self.config.z_channels:
             raise LatentMismatch(
                 f"The latent is {tuple(f_hat_BCHW.shape)}; this VAE decodes (B, {self.config.z_channels}, H, W).",
                 "Connect a VAR Sampler's latent, made with the model this VAE belongs to.")
         device, dtype = self.input_place()
-        return self.decoder(self.post_quant_conv(f_hat_BCHW.to(device, dtype)))
+        return self.synthesise(f_hat_BCHW.to(device, dtype))
 
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
@@ -230,15 +244,42 @@ class VQVAE(nn.Module):
 
     @torch.inference_mode()
     def encode(self, image: Tensor, schedule: ScaleSchedule | None = None, seed: int = 0) -> list[Tensor]:
-        """Codes of pictures (B, H, W, 3) in 0..1, one (B, L) int64 tensor per pass of `schedule` (default: the file's own).
+        """Codes of pictures (B, H, W, 3) in 0..1, one tensor per pass of `schedule` (default: the file's own).
 
-        seed is part of the interface and unused: this quantiser draws nothing. Raises ShapeMismatch unless the picture
+        seed is part of the interface and unused: these quantisers draw nothing. Raises ShapeMismatch unless the picture
         is the schedule's size in pixels.
         """
-        schedule = schedule or ScaleSchedule.square(self.config.patch_nums)
-        expected = (schedule.final.h * self.config.stride, schedule.final.w * self.config.stride, 3)
+        schedule = schedule or self.own_schedule()
+        expected = (schedule.final.h * self.config.token_stride, schedule.final.w * self.config.token_stride, 3)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise ShapeMismatch(f"The picture is {tuple(image.shape)}; this schedule needs (B, {expected[0]}, {expected[1]}, 3).",
                                 f"Scale and crop it to {expected[1]}x{expected[0]} pixels.")
         f_BCHW = self.features(rearrange(image, "b h w c -> b c h w") * 2 - 1)
         return self.quantizer_on(f_BCHW.device).encode(f_BCHW, schedule)
+
+
+class VQVAE(Codec):
+    """Encoder, multi-scale quantiser and decoder under upstream's key names."""
+
+    def __init__(self, config: VQVAEConfig, ops=nn):
+        super().__init__(config)
+        if config.has_encoder:
+            self.encoder = Encoder(config, ops)
+            self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
+        self.quantize = MultiScaleQuantizer(config.vocab_size, config.z_channels, config.share_quant_resi, config.quant_resi)
+        if config.has_decoder:
+            self.post_quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
+            self.decoder = Decoder(config, ops)
+
+    def analyse(self, x_B3HW: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(x_B3HW))
+
+    def synthesise(self, f_hat_BCHW: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(f_hat_BCHW))
+
+    def own_schedule(self) -> ScaleSchedule:
+        return ScaleSchedule.square(self.config.patch_nums)
+
+    def quantizer_on(self, device) -> MultiScaleQuantizer:
+        """A copy: under a megabyte, so a run owns its own and moves nothing shared."""
+        return copy.deepcopy(self.quantize).to(device=device, dtype=torch.float32)

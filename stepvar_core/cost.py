@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from . import guidance
 from .kv_cache import cache_bytes
+from .models.base import TEXT_TOKENS, Cost
 from .pruning.plan import PassPlan
 from .pruning.policy import NoPruning
 from .schedule import ScaleSchedule
@@ -53,18 +54,23 @@ def rows_per_pass(plans: list[PassPlan], weights: list[float], batch: int) -> li
     return rows
 
 
-def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1) -> Estimate:
-    """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings."""
+def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS) -> Estimate:
+    """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings.
+
+    text_tokens: length of the prompt, where the family reads one.
+    """
     policy = pruning or NoPruning()
     weights = guidance.weights(model, cfg, schedule)
-    layers = model.cost().layers
+    cost = model.cost(text_tokens)
+    layers = cost.layers
     plans = policy.plan(schedule, model.first_layer, layers, batch)
     dense = NoPruning().plan(schedule, model.first_layer, layers, batch)
     rows, dense_rows = rows_per_pass(plans, weights, batch), rows_per_pass(dense, weights, batch)
-    scales = _scales(model, schedule, plans, rows, weights, batch)
-    run_flops = sum(s.flops for s in scales) + _constant(model, rows)
-    dense_flops = sum(s.flops for s in _scales(model, schedule, dense, dense_rows, weights, batch)) + _constant(model, dense_rows)
-    cost, itemsize = model.cost(), model.dtype.itemsize
+    itemsize = model.dtype.itemsize
+    scales = _scales(cost, itemsize, schedule, plans, rows, weights, batch)
+    run_flops = sum(s.flops for s in scales) + cost.per_run_and_row * max(rows)
+    dense_scales = _scales(cost, itemsize, schedule, dense, dense_rows, weights, batch)
+    dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows)
     running = [p for p in plans if not p.is_skipped]
     kv = cache_bytes([[p.layer_tokens(i) for p in running] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
     widest = max(p.tokens * r for p, r in zip(plans, rows))
@@ -73,12 +79,8 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations)
 
 
-def _constant(model, rows: list[int]) -> int:
-    return model.cost().per_run_and_row * max(rows)
-
-
-def _scales(model, schedule: ScaleSchedule, plans: list[PassPlan], rows: list[int], weights: list[float], batch: int) -> tuple[ScaleCost, ...]:
-    cost, itemsize = model.cost(), model.dtype.itemsize
+def _scales(cost: Cost, itemsize: int, schedule: ScaleSchedule, plans: list[PassPlan], rows: list[int], weights: list[float],
+            batch: int) -> tuple[ScaleCost, ...]:
     seen = [0] * cost.layers
     last = max(i for i, p in enumerate(plans) if not p.is_skipped)
     scales = []

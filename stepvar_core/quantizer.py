@@ -15,8 +15,15 @@ from torch import Tensor, nn
 
 from .errors import LatentMismatch
 from .schedule import Pass, Scale, ScaleSchedule
+from .token_sampling import Streams, draw_ids, filtered
 
 NOTHING = -1  # the id of a position that added nothing to f_hat
+
+
+def only_where(added_BL: Tensor, h_BCHW: Tensor, scale: Scale) -> Tensor:
+    """A contribution with exact zeros in the cells of positions that must add nothing."""
+    added = rearrange(added_BL.to(h_BCHW.dtype), "b (h w) -> b 1 h w", h=scale.h)
+    return h_BCHW * F.interpolate(added, size=h_BCHW.shape[-2:], mode="nearest-exact")
 
 
 class Phi(nn.Module):
@@ -46,11 +53,49 @@ class MultiScaleQuantizer(nn.Module):
     vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi.
     """
 
+    nothing = NOTHING
+
     def __init__(self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn):
         super().__init__()
         self.vocab_size, self.dim = vocab_size, dim
         self.embedding = ops.Embedding(vocab_size, dim)
         self.quant_resi = Phi(dim, phi_count, phi_ratio, ops)
+
+    @property
+    def code_format(self) -> str:
+        """What its codes are, for comparing with what a model predicts."""
+        return f"{self.vocab_size} codes of {self.dim} channels"
+
+    # codes -----------------------------------------------------------------------------------
+
+    def no_codes(self, batch: int, tokens: int, device) -> Tensor:
+        """Codes (B, L) int64 of positions that add nothing."""
+        return torch.full((batch, tokens), NOTHING, dtype=torch.int64, device=device)
+
+    def is_added(self, ids_BL: Tensor) -> Tensor:
+        """(B, L) bool: where the codes add something."""
+        return ids_BL >= 0
+
+    def check_codes(self, ids_BL: Tensor, batch: int, tokens: int, name: str) -> None:
+        """Raises LatentMismatch unless the codes are ids of this quantiser, `tokens` (or none) for each picture."""
+        if ids_BL.ndim != 2 or ids_BL.shape[0] != batch or ids_BL.shape[1] not in (0, tokens):
+            raise LatentMismatch(f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {tokens}).", "Use codes of the same batch and schedule.")
+        if ids_BL.dtype == torch.bool or ids_BL.is_floating_point() or ids_BL.is_complex():
+            raise LatentMismatch(f"{name} are {ids_BL.dtype}; expected whole numbers.", "Use the codes of a result or of vae.encode.")
+        if ids_BL.numel() and not NOTHING <= int(ids_BL.min()) <= int(ids_BL.max()) < self.vocab_size:
+            raise LatentMismatch(f"{name} are not all ids below {self.vocab_size}.", "Use codes made with this model's VAE.")
+
+    def filtered(self, logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
+        """Logits with -inf at the codes that must not be drawn."""
+        return filtered(logits_BLV, top_k, top_p)
+
+    def best(self, choices_BLV: Tensor) -> Tensor:
+        return choices_BLV.argmax(-1)
+
+    def draw(self, choices_BLV: Tensor, streams: Streams, pass_index: int) -> Tensor:
+        return draw_ids(choices_BLV.softmax(-1), streams, pass_index)
+
+    # feature maps ----------------------------------------------------------------------------
 
     def empty(self, batch: int, schedule: ScaleSchedule, device) -> Tensor:
         """f_hat before the first scale: zeros (B, C, H, W)."""
@@ -75,10 +120,7 @@ class MultiScaleQuantizer(nn.Module):
         if h_BCHW.shape[-2:] != (final.h, final.w):
             h_BCHW = F.interpolate(h_BCHW, size=(final.h, final.w), mode="bicubic")
         h_BCHW = self.quant_resi(h_BCHW, step.scale_index, len(schedule))
-        if added_BL is not None:
-            added = rearrange(added_BL.to(h_BCHW.dtype), "b (h w) -> b 1 h w", h=step.scale.h)
-            h_BCHW = h_BCHW * F.interpolate(added, size=(final.h, final.w), mode="nearest-exact")
-        return h_BCHW
+        return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
 
     def next_input(self, f_hat_BCHW: Tensor, scale: Scale) -> Tensor:
         """f_hat as the next scale reads it, (B, C, h, w): area-averaged to its grid."""
@@ -111,6 +153,5 @@ class MultiScaleQuantizer(nn.Module):
         f_hat = self.empty(len(codes[0]), schedule, codes[0].device)
         for step, ids_BL in zip(schedule.passes, codes):
             if ids_BL.shape[1]:
-                added = ids_BL >= 0
-                f_hat = f_hat + self.contribution(self.lookup(ids_BL, step.scale), step, schedule, added)
+                f_hat = f_hat + self.contribution(self.lookup(ids_BL, step.scale), step, schedule, self.is_added(ids_BL))
         return f_hat

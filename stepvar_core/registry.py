@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from .bsq_vae import BSQVAE, BSQVAEConfig, modern_name
 from .checkpoints import Checkpoint, fill_module, from_metadata, read_checkpoint
 from .codec import VQVAE, VQVAEConfig
 from .errors import CheckpointMismatch
 from .models.base import Defaults, NextScaleModel
+from .models.infinity import Infinity, InfinityConfig
+from .models.infinity_schedules import PIXELS_PER_TOKEN
 from .models.var import VAR, VARConfig
 
 # schedules upstream publishes, by token count, for files that do not carry their own
 KNOWN_PATCH_NUMS = {680: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 2240: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
+INFINITY_8B_BITS = 56  # 14 of its VAE times 2 x 2 cells; no published VAE has 56 channels
 
 
 @dataclass(frozen=True)
 class Family:
     """detect(checkpoint) -> bool reads keys only; configure(checkpoint, overrides) -> config; build(config, ops) -> module.
 
-    legacy: patterns of saved buffers that are dropped. what: the family's name in error messages.
+    legacy: patterns of saved buffers that are dropped. what: the family's name in error messages. rename(key): the
+    module's name for a key of an older or otherwise grouped file; detect and configure see the new names.
     """
 
     name: str
@@ -32,6 +38,16 @@ class Family:
     configure: Callable[[Checkpoint, dict | None], object]
     build: Callable[..., nn.Module]
     legacy: tuple[str, ...] = ()
+    rename: Callable[[str], str] = str
+
+
+def _said(checkpoint: Checkpoint, overrides: dict | None):
+    """said(key, default): a setting by name, from whoever says it first."""
+    def said(key: str, default=None):
+        value = from_metadata(checkpoint, overrides, key)
+        return default if value is None else value
+
+    return said
 
 
 def _var_patch_nums(checkpoint: Checkpoint, overrides: dict | None) -> tuple[int, ...]:
@@ -51,10 +67,7 @@ def _var_patch_nums(checkpoint: Checkpoint, overrides: dict | None) -> tuple[int
 
 
 def _configure_var(checkpoint: Checkpoint, overrides: dict | None) -> VARConfig:
-    def said(key: str, default):
-        value = from_metadata(checkpoint, overrides, key)
-        return default if value is None else value
-
+    said = _said(checkpoint, overrides)
     width, depth = checkpoint.shape("pos_1LC")[2], checkpoint.count(r"blocks\.(\d+)\.")
     is_cosine = "blocks.0.attn.scale_mul_1H11" in checkpoint.tensors
     heads = checkpoint.shape("blocks.0.attn.scale_mul_1H11")[1] if is_cosine else int(said("heads", depth))
@@ -76,10 +89,7 @@ def _label_names(labels) -> list[str]:
 
 
 def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
-    def said(key: str, default):
-        value = from_metadata(checkpoint, overrides, key)
-        return default if value is None else value
-
+    said = _said(checkpoint, overrides)
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
     sizes = dict(z_channels=dim, vocab_size=vocab_size, quant_resi=float(said("quant_resi", 0.5)),
                  share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
@@ -102,22 +112,73 @@ def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAECon
     return VQVAEConfig(ch=ch, ch_mult=tuple(w // ch for w in widths), num_res_blocks=blocks, **sizes)
 
 
+def _infinity_block_name(key: str) -> str:
+    """A file saved without chunks counts blocks.N: one chunk holds them all."""
+    return re.sub(r"^blocks\.(\d+)\.", r"block_chunks.0.module.\1.", key)
+
+
+def _configure_infinity(checkpoint: Checkpoint, overrides: dict | None) -> InfinityConfig:
+    said, first = _said(checkpoint, overrides), "block_chunks.0.module.0."
+    chunk = checkpoint.count(r"block_chunks\.0\.module\.(\d+)\.")
+    last_chunk = checkpoint.count(r"block_chunks\.(\d+)\.") - 1
+    width, bits = checkpoint.shape("word_embed.weight")
+    text_maxlen, text_dim = checkpoint.shape("cfg_uncond")
+    is_patched = bool(int(said("apply_spatial_patchify", bits == INFINITY_8B_BITS)))
+    config = InfinityConfig(
+        depth=chunk * last_chunk + checkpoint.count(rf"block_chunks\.{last_chunk}\.module\.(\d+)\."), chunk=chunk, width=width, bits=bits,
+        heads=checkpoint.shape(first + "sa.scale_mul_1H11")[1], hidden=checkpoint.shape(first + "ffn.fc1.weight")[0],
+        patch=2 if is_patched else 1, text_dim=text_dim, text_maxlen=text_maxlen,
+        pool_heads=checkpoint.shape("text_proj_for_sos.ca.mat_q")[1], levels=checkpoint.shape("lvl_embed.weight")[0],
+        norm_eps=float(said("norm_eps", 1e-6)))
+    if config.head_dim * config.heads != width or config.head_dim % 4 or width % config.pool_heads or config.code_dim * config.patch ** 2 != bits:
+        raise ValueError(f"width {width}, {config.heads} and {config.pool_heads} heads, {bits} bits")
+    # the official notebook's settings of 8B
+    return replace(config, defaults=replace(config.defaults, cfg=3.0, temperature=1.0)) if is_patched else config
+
+
+def _is_bsq_vae(checkpoint: Checkpoint) -> bool:
+    keys = checkpoint.tensors.keys()
+    return (any(f"{part}.mid.block_1.norm1.norm.weight" in keys for part in ("encoder", "decoder"))
+            and not any(k.startswith(("quant_conv.", "quantize.embedding.", "encoder.mid.attn_1.", "decoder.mid.attn_1.")) for k in keys))
+
+
+def _configure_bsq_vae(checkpoint: Checkpoint, overrides: dict | None) -> BSQVAEConfig:
+    said = _said(checkpoint, overrides)
+    has_encoder, has_decoder = ("encoder.conv_in.conv.weight" in checkpoint.tensors, "decoder.conv_in.conv.weight" in checkpoint.tensors)
+    part, side, extra = ("decoder", "up", 1) if has_decoder else ("encoder", "down", 0)
+    levels = checkpoint.count(rf"{part}\.{side}\.(\d+)\.")
+    widths = [checkpoint.shape(f"{part}.{side}.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
+    dim = checkpoint.shape("decoder.conv_in.conv.weight")[1] if has_decoder else checkpoint.shape("encoder.conv_out.conv.weight")[0]
+    # every model sees one token per 16 pixels: a VAE of stride 8 belongs to one that reads 2 x 2 cells at once
+    is_patched = bool(int(said("apply_spatial_patchify", 2 ** (levels - 1) < PIXELS_PER_TOKEN)))
+    return BSQVAEConfig(ch=widths[0], ch_mult=tuple(w // widths[0] for w in widths), z_channels=dim, patch=2 if is_patched else 1,
+                        num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.") - extra,
+                        norm_groups=int(said("norm_groups", 32)), has_encoder=has_encoder, has_decoder=has_decoder)
+
+
 MODELS: dict[str, Family] = {
     "var": Family("var", "a VAR transformer", lambda c: {"pos_1LC", "class_emb.weight", "head_nm.ada_lin.1.weight"} <= c.tensors.keys(),
                   _configure_var, VAR, (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")),
+    "infinity": Family("infinity", "an Infinity transformer",
+                       lambda c: {"cfg_uncond", "text_proj_for_sos.ca.mat_q", "block_chunks.0.module.0.ca.mat_kv.weight"} <= c.tensors.keys(),
+                       _configure_infinity, Infinity,
+                       (r".*\.zero_k_bias", r"lvl_1L", r"attn_bias_for_masking", r"Infinity_(in)?visible_(kv|q)len"), _infinity_block_name),
 }
 CODECS: dict[str, Family] = {
     "vqvae": Family("vqvae", "a VAR VQVAE", lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
                     _configure_vqvae, VQVAE, (r"quantize\.ema_vocab_hit_SV",)),
+    "bsq_vae": Family("bsq_vae", "an Infinity VAE", _is_bsq_vae, _configure_bsq_vae, BSQVAE,
+                      # the bit mask is 2^k, and training leaves discriminators and losses behind
+                      (r"(?!encoder\.|decoder\.).*",), modern_name),
 }
 
 
 def detect(checkpoint: Checkpoint, families: dict[str, Family], wanted: str) -> Family:
     """The family whose keys the file has. Raises CheckpointMismatch saying what the file is instead, if we know it."""
     for family in families.values():
-        if family.detect(checkpoint):
+        if family.detect(_renamed(checkpoint, family)):
             return family
-    others = [f.what for table in (MODELS, CODECS) if table is not families for f in table.values() if f.detect(checkpoint)]
+    others = [f.what for table in (MODELS, CODECS) if table is not families for f in table.values() if f.detect(_renamed(checkpoint, f))]
     found = others[0] if others else f"a file with {len(checkpoint.tensors)} tensors such as {', '.join(list(checkpoint.tensors)[:3])}"
     raise CheckpointMismatch(f"{checkpoint.name} is {found}, not {wanted}.",
                              f"Known here: {', '.join(f.what for f in families.values())}.")
@@ -127,8 +188,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _renamed(checkpoint: Checkpoint, family: Family) -> Checkpoint:
+    return replace(checkpoint, tensors={family.rename(key): tensor for key, tensor in checkpoint.tensors.items()})
+
+
 def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None) -> nn.Module:
     """The family's module with the checkpoint's weights, in `dtype` on `device`, ready for inference."""
+    checkpoint = _renamed(checkpoint, family)
     try:
         settings = family.configure(checkpoint, config)
         with torch.device("meta"):

@@ -22,7 +22,7 @@ from .kv_cache import KVCache
 from .pruning.plan import PassPlan
 from .pruning.policy import NoPruning
 from .schedule import Pass, ScaleSchedule
-from .token_sampling import Streams, draw_ids, filtered, smooth_probs
+from .token_sampling import Streams, smooth_probs
 from .trace import ScaleTrace, Trace
 
 log = logging.getLogger(__name__)
@@ -32,17 +32,19 @@ KEEP_WHOLE = 3  # a grid of at most this many tokens is never redrawn in part: V
 
 @dataclass(frozen=True)
 class Options:
-    """Switches of single families. smooth: VAR's more_smooth. smooth_from: first scale it applies to."""
+    """Switches of single families. smooth: VAR's more_smooth. smooth_from: first scale it applies to. guidance_layers:
+    where Infinity applies guidance: 0 on the logits, -n on the hidden states after block depth - n."""
 
     smooth: bool = False
     smooth_from: int = 0
+    guidance_layers: int | Sequence[int] = (0,)
 
     @classmethod
-    def read(cls, options: dict | None) -> Options:
-        known = cls.__dataclass_fields__
+    def read(cls, options: dict | None, known: Sequence[str]) -> Options:
+        """Raises OptionError for a name that is not among `known`, the family's own."""
         unknown = sorted(set(options or {}) - set(known))
         if unknown:
-            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(known)}.")
+            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(known) or 'none'}.")
         return cls(**(options or {}))
 
 
@@ -70,8 +72,8 @@ class Clock:
 class ScaleStep:
     """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
 
-    codes: (B, L) ids, NOTHING where nothing was added, L = 0 for a skipped pass. f_hat: accumulated so far. logits:
-    (B, L, V) after guidance, before filtering, for the tokens the head ran on; None when the codes were forced.
+    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass. f_hat:
+    accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on; None when the codes were forced.
     kept: (B, t, h, w) bool. Reading `seconds` waits for the device.
     """
 
@@ -99,8 +101,8 @@ class ScaleStep:
 
 @dataclass(frozen=True)
 class Result:
-    """codes: per pass (B, L) int64. latent: f_hat (B, C, H, W) float32. soft: per pass the soft code features of a
-    smoothed run, else None. schedule: what the codes belong to."""
+    """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the soft
+    code features of a smoothed run, else None. schedule: what the codes belong to."""
 
     codes: list[Tensor]
     latent: Tensor
@@ -127,6 +129,7 @@ class Job:
     top_p: list[float]
     streams: Streams
     options: Options
+    guides_logits: bool              # False where guidance is applied inside the model alone
     forced: list[Tensor | None]      # codes that replace drawn ones, per pass
     forced_soft: list[Tensor | None]
     redraw: list[Tensor | None]      # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
@@ -148,6 +151,10 @@ class Job:
         return KVCache([[p.layer_tokens(layer) for p in running] for layer in range(cost.layers)],
                        max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device)
 
+    def guidance(self, index: int) -> float:
+        """The t of guidance.combine in a pass that runs both halves, else 0."""
+        return self.weights[index] if self.rows[index] == 2 * self.batch else 0.0
+
     def slice_of_rows(self, index: int) -> slice:
         """The rows that run in a pass: conditional rows come first, unconditional ones second."""
         if self.plans[index].halves == "unconditional" and self.negative is not None:
@@ -160,7 +167,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     """The scale loop. Closing the generator early, or an exception in it, drops the cache with its frame."""
     model, quantizer, schedule, clock = job.model, job.quantizer, job.schedule, Clock(job.device)
     cache = job.new_cache()
-    run = model.begin(job.condition, job.negative, cache, job.device)
+    run = model.begin(job.condition, job.negative, cache, job.device, job.options)
     pruning = job.policy.begin(job.plans, schedule, job.batch, model.cost().width, job.device, job.streams.uniform)
     f_hat = quantizer.empty(job.batch, schedule, job.device)
     for step in job.passes:
@@ -170,6 +177,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
             continue
         features = quantizer.next_input(f_hat, step.scale) if step.index else None
         run.rows = cache.rows = job.slice_of_rows(step.index)
+        run.guidance = job.guidance(step.index)
         tokens = pruning.tokens(step, plan, run.rows)
         x_RLC = model.blocks_forward(run, model.embed(run, features, step, schedule), tokens)
         drawn = _forced(job, step) or _drawn(job, step, run, x_RLC, tokens)
@@ -196,39 +204,42 @@ def _forced(job: Job, step: Pass) -> Drawn | None:
     codes = job.forced[step.index]
     if codes is None or job.redraw[step.index] is not None:
         return None
-    return Drawn(codes, job.forced_soft[step.index], codes >= 0, is_forced=True)
+    return Drawn(codes, job.forced_soft[step.index], job.quantizer.is_added(codes), is_forced=True)
 
 
 def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
     """Head, guidance, filtering and one draw for every position of the grid."""
-    i, batch = step.index, job.batch
-    t = job.weights[i] if len(x_RLC) == 2 * batch else 0.0
-    if t:
+    i, batch, quantizer = step.index, job.batch, job.quantizer
+    t = job.guidance(i)
+    if t and job.guides_logits:
         logits = guidance.combine(job.model.logits(run, x_RLC, run.rows), t)
     else:
         logits = job.model.logits(run, x_RLC[:batch], slice(run.rows.start, run.rows.start + batch))
     if job.temperature[i] != 1:
         logits = logits / job.temperature[i]
-    choices = tokens.spread(filtered(logits, job.top_k[i], job.top_p[i]))
-    codes = choices.argmax(-1) if job.top_k[i] == 1 else draw_ids(choices.softmax(-1), job.streams, i)
+    choices = tokens.spread(quantizer.filtered(logits, job.top_k[i], job.top_p[i]))
+    codes = quantizer.best(choices) if job.top_k[i] == 1 else quantizer.draw(choices, job.streams, i)
     soft = None
     if job.options.smooth and step.scale_index >= job.options.smooth_from:
         progress = step.scale_index / max(len(job.schedule) - 1, 1)
         gumbel = job.streams.gumbel("gumbel", i, tuple(choices.shape[1:]))
-        soft = job.quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
-    codes, added = _blanked(codes, tokens.added_BN)
+        soft = quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
+    added = tokens.added_BN
+    if added is not None:
+        codes = codes.masked_fill(~_per_token(added, codes), quantizer.nothing)
     if job.redraw[i] is not None:
         is_drawn = job.redraw[i]
         if soft is not None:
-            given = job.forced_soft[i] if job.forced_soft[i] is not None else job.quantizer.lookup(job.forced[i], step.scale)
+            given = job.forced_soft[i] if job.forced_soft[i] is not None else quantizer.lookup(job.forced[i], step.scale)
             soft = torch.where(is_drawn.view(batch, 1, *given.shape[2:]), soft, given)
-        codes = torch.where(is_drawn, codes, job.forced[i])
-        added = codes >= 0
+        codes = torch.where(_per_token(is_drawn, codes), codes, job.forced[i])
+        added = quantizer.is_added(codes)
     return Drawn(codes, soft, added, logits)
 
 
-def _blanked(codes: Tensor, added_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return (codes, None) if added_BN is None else (codes.masked_fill(~added_BN, -1), added_BN)
+def _per_token(mask_BL: Tensor, codes: Tensor) -> Tensor:
+    """The mask with as many axes as the codes have."""
+    return mask_BL.view(mask_BL.shape + (1,) * (codes.ndim - 2))
 
 
 def _full_map(job: Job, step: Pass) -> Tensor:
@@ -236,7 +247,7 @@ def _full_map(job: Job, step: Pass) -> Tensor:
 
 
 def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
-    empty = torch.empty(job.batch, 0, dtype=torch.int64, device=job.device)
+    empty = job.quantizer.no_codes(job.batch, 0, job.device)
     return ScaleStep(step, empty, f_hat, ~_full_map(job, step), 0, None, None, None, False, len(job.passes), clock, (start, clock.mark()))
 
 
@@ -254,15 +265,15 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     if not isinstance(schedule, ScaleSchedule):
         schedule = ScaleSchedule(schedule)
     model.check_schedule(schedule)
-    if vae is None:
-        raise ConditionMismatch(f"The {model.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
     defaults, batch = model.config.defaults, cond.batch
     if negative is not None and negative.batch != batch:
         raise ConditionMismatch(f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture.")
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
     policy = pruning or NoPruning()
-    weights = guidance.weights(model, cfg, schedule)
+    options = Options.read(options, model.known_options)
+    where = model.guidance_places(options.guidance_layers)
+    weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)
     plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
     stop = _passes_before(schedule, len(schedule) if end_at_scale is None else end_at_scale, "end_at_scale")
     first = _passes_before(schedule, start_at_scale, "start_at_scale")
@@ -271,8 +282,10 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     running = rows_per_pass(plans[:stop], weights[:stop], batch)
     needs_negative = max(running) > batch
     device = torch.device(device) if device is not None else model.weight_device
-    quantizer = vae.quantizer_on(device)
-    _check_pair(model, quantizer)
+    quantizer = vae.quantizer_on(device) if vae is not None else model.own_quantizer()
+    if quantizer.code_format != model.code_format:
+        raise LatentMismatch(f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
+                             "Load the VAE that belongs to this model.")
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
     return Job(
         model, quantizer, cond, (negative or model.unconditional(cond)) if needs_negative else None, schedule, policy, plans,
@@ -280,8 +293,8 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         [_positive("temperature", v) for v in guidance.per_scale("temperature", temperature, defaults.temperature, schedule)],
         [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, defaults.top_k, schedule)],
         [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
-        Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), Options.read(options),
-        forced, forced_soft, redraw, device, stop, keep_scores)
+        Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), options,
+        "logits" in where, forced, forced_soft, redraw, device, stop, keep_scores)
 
 
 def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:
@@ -308,13 +321,6 @@ def _share(name: str, value: float) -> float:
     return float(value)
 
 
-def _check_pair(model, quantizer) -> None:
-    wanted = (model.config.vocab_size, model.config.code_dim)
-    if (quantizer.vocab_size, quantizer.dim) != wanted:
-        raise LatentMismatch(f"The VAE has {quantizer.vocab_size} codes of {quantizer.dim} channels; this model predicts "
-                             f"{wanted[0]} codes of {wanted[1]}.", "Load the VAE that belongs to this model.")
-
-
 def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, device, quantizer):
     """Per pass: the given codes where they are used, their soft features, and where drawn codes win over them."""
     passes = schedule.passes
@@ -330,18 +336,10 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
     if len(given) < needed:
         raise LatentMismatch(f"Codes of {len(given)} passes were given; {needed} are needed.", "Encode the picture with this schedule.")
     used = []
-    for step, ids in zip(passes[:needed], given):
-        if ids.ndim != 2 or ids.shape[0] != batch or ids.shape[1] not in (0, step.scale.tokens):
-            raise LatentMismatch(f"The codes of pass {step.index + 1} are {tuple(ids.shape)}; expected ({batch}, {step.scale.tokens}).",
-                                 "Use codes of the same batch and schedule.")
-        if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
-            raise LatentMismatch(f"The codes of pass {step.index + 1} are {ids.dtype}; expected whole numbers.",
-                                 "Use the codes of a result or of vae.encode.")
-        if ids.numel() and not -1 <= int(ids.min()) <= int(ids.max()) < quantizer.vocab_size:
-            raise LatentMismatch(f"The codes of pass {step.index + 1} are not all ids below {quantizer.vocab_size}.",
-                                 "Use codes made with this model's VAE.")
-        ids = ids if ids.shape[1] else ids.new_full((batch, step.scale.tokens), -1)
-        used.append(ids.to(device=device, dtype=torch.int64))
+    for step, one in zip(passes[:needed], given):
+        quantizer.check_codes(one, batch, step.scale.tokens, f"The codes of pass {step.index + 1}")
+        nothing = quantizer.no_codes(batch, step.scale.tokens, device)
+        used.append(one.to(nothing) if one.shape[1] else nothing)
     forced = used + [None] * (len(passes) - len(used))
     soft = [s.to(device) if s is not None else None for s in soft[:needed]]
     soft += [None] * (len(passes) - len(soft))

@@ -75,6 +75,32 @@ def draw_ids(probs_BLV: Tensor, streams: Streams, pass_index: int) -> Tensor:
     return torch.searchsorted(cdf_BLV, target, right=True).squeeze(-1)
 
 
+def bit_odds(logits_BLX: Tensor, top_p: float) -> Tensor:
+    """Log-odds (B, L, bits) of a set bit. logits_BLX: two a bit, columns 2i and 2i + 1 for bit i being 0 and 1.
+
+    top_p in (0, 1) settles the bits whose rarer value has probability 1 - top_p or less: their odds become infinite.
+    """
+    zero_BLD, one_BLD = logits_BLX.unflatten(-1, (-1, 2)).unbind(-1)
+    odds_BLD = one_BLD - zero_BLD
+    if 0 < top_p < 1:
+        rarer_BLD = (-odds_BLD.abs()).sigmoid()
+        odds_BLD = torch.where(rarer_BLD <= 1 - top_p, torch.copysign(torch.full_like(odds_BLD, torch.inf), odds_BLD), odds_BLD)
+    return odds_BLD
+
+
+def draw_bits(odds_BLD: Tensor, streams: Streams, pass_index: int) -> Tensor:
+    """One value per bit, (B, L, bits) uint8, by inverse CDF: 0 while its probability exceeds u.
+
+    The draw seam sees a row of two probabilities for every bit, (B * L * bits, 2).
+    """
+    zero_BLD = (-odds_BLD).sigmoid()
+    if streams.draw is not None:
+        probs_NV = torch.stack([zero_BLD, odds_BLD.sigmoid()], -1).flatten(0, -2)
+        return streams.draw(probs_NV, pass_index).view(odds_BLD.shape).to(torch.uint8)
+    u_BLD = streams.uniform("token", pass_index, tuple(odds_BLD.shape[1:])).to(odds_BLD.device)
+    return (u_BLD >= zero_BLD).to(torch.uint8)
+
+
 def smooth_probs(filtered_BLV: Tensor, gumbel_BLV: Tensor, progress: float) -> Tensor:
     """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature)."""
     temperature = max(SMOOTH_TEMPERATURE * (1 - 0.95 * progress), SMOOTH_FLOOR)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConditionMismatch
+from ..errors import ConditionMismatch, OptionError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
+
+
+TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,15 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default). `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what
-    the stream is computed in where a host stores the weights in another type; None = the weights' own.
+    reads its features by default), known_options (switches of sampler.Options it knows). `config` is the family's frozen
+    dataclass and has `defaults`. compute_dtype: what the stream is computed in where a host stores the weights in another
+    type; None = the weights' own.
     """
 
     family: str
     neutral_cfg: float
     first_layer: int = 0
+    known_options: tuple[str, ...] = ()
 
     def __init__(self, config):
         super().__init__()
@@ -92,6 +98,25 @@ class NextScaleModel(nn.Module):
         """Names of the sizes the model knows, with the square schedule of each."""
         return []
 
+    @property
+    def code_format(self) -> str:
+        """What the head predicts, in the words of the quantiser it belongs with."""
+        raise NotImplementedError
+
+    def own_quantizer(self):
+        """A quantiser for sampling without a VAE, where the family's needs no weights."""
+        raise ConditionMismatch(f"The {self.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
+
+    def latent_shape(self, schedule: ScaleSchedule) -> tuple[int, ...]:
+        """(C, H, W) of the latent a run over `schedule` makes."""
+        return self.config.code_dim, schedule.final.h, schedule.final.w
+
+    def guidance_places(self, layers: int | Sequence[int]) -> frozenset:
+        """Where guidance_layers puts guidance: "logits", and the indices of blocks after which hidden states are mixed."""
+        if layers not in (0, (0,), [0]):
+            raise OptionError(f"guidance_layers is {layers!r}; the {self.family} family guides on the logits.", "Leave it out.")
+        return frozenset({"logits"})
+
     def unconditional(self, condition):
         """The family's own negative for `condition`."""
         raise NotImplementedError
@@ -106,8 +131,12 @@ class NextScaleModel(nn.Module):
         """Per pass the t of logits = (1 + t) conditional - t unconditional."""
         raise NotImplementedError
 
-    def begin(self, condition, negative, memory, device):
-        """Everything constant over the scales of one image batch; conditional rows first, then unconditional."""
+    def begin(self, condition, negative, memory, device, options=None):
+        """Everything constant over the scales of one image batch; conditional rows first, then unconditional.
+
+        memory: a KVCache or BlockCausal. options: sampler.Options, None = defaults. Before every pass the sampler sets
+        `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
+        """
         raise NotImplementedError
 
     def embed(self, run, features: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
@@ -119,5 +148,6 @@ class NextScaleModel(nn.Module):
     def logits(self, run, x_RLC: Tensor, rows: slice) -> Tensor:
         raise NotImplementedError
 
-    def cost(self) -> Cost:
+    def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
+        """text_tokens: length of the prompt, for families that read one."""
         raise NotImplementedError

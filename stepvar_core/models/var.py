@@ -18,7 +18,7 @@ from ..errors import ConditionMismatch, ScheduleMismatch
 from ..kv_cache import BlockCausal
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
-from .base import Cost, Defaults, NextScaleModel
+from .base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from .layers import merge_heads, modulated_norm, on, split_heads
 
 MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
@@ -140,6 +140,7 @@ class VARRun:
     head: tuple[Tensor, Tensor]
     memory: object
     rows: slice
+    guidance: float = 0.0
 
     def modulation(self, layer: int) -> list[Tensor]:
         return [m[self.rows] for m in self.blocks[layer]]
@@ -151,6 +152,7 @@ class VAR(NextScaleModel):
     family = "var"
     neutral_cfg = 0.0
     first_layer = 0
+    known_options = ("smooth", "smooth_from")
 
     def __init__(self, config: VARConfig, ops=nn):
         super().__init__(config)
@@ -184,6 +186,10 @@ class VAR(NextScaleModel):
                                     f"Give at least one id from 0 to {null - 1}, or -1 for no class.")
         return ClassCondition(torch.where(ids < 0, null, ids.long()))
 
+    @property
+    def code_format(self) -> str:
+        return f"{self.config.vocab_size} codes of {self.config.code_dim} channels"
+
     def unconditional(self, condition: ClassCondition) -> ClassCondition:
         return ClassCondition(torch.full_like(condition.labels_B, self.config.num_classes))
 
@@ -214,7 +220,7 @@ class VAR(NextScaleModel):
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(self, condition: ClassCondition, negative: ClassCondition | None, memory, device) -> VARRun:
+    def begin(self, condition: ClassCondition, negative: ClassCondition | None, memory, device, options=None) -> VARRun:
         labels_R = torch.cat([condition.labels_B, negative.labels_B]) if negative is not None else condition.labels_B
         cond_RC = self.class_emb(labels_R.to(device)).to(self.dtype)
         if self.config.shared_aln:
@@ -272,7 +278,7 @@ class VAR(NextScaleModel):
 
     # numbers ---------------------------------------------------------------------------------
 
-    def cost(self) -> Cost:
+    def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         c = self.config
         return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.width // c.heads,
                     linear_per_token=2 * (4 * c.width * c.width + 2 * c.width * c.hidden),

@@ -160,7 +160,7 @@ def test_clips_out_of_order():
 
 def test_a_vae_of_another_model(tiny):
     model = tiny[0]
-    with pytest.raises(sv.LatentMismatch, match=re.escape("The VAE has 20 codes of 8 channels; this model predicts 24 codes of 8.")):
+    with pytest.raises(sv.LatentMismatch, match=re.escape("The VAE has 20 codes of 8 channels; this model predicts 24 codes of 8 channels.")):
         sv.sample(model, tiny_vae(vocab=20), model.class_condition([1]), schedule=SCHEDULE)
     with pytest.raises(sv.LatentMismatch, match="24 codes of 4 channels"):
         sv.sample(model, tiny_vae(dim=4), model.class_condition([1]), schedule=SCHEDULE)

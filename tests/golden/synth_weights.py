@@ -9,8 +9,9 @@ PCG64 is used, which numpy keeps stable across versions:
 
     python tests/golden/synth_weights.py tests/golden/var/tiny4/var.recipe.json OUT      # OUT.pth and OUT.safetensors
 
-The runs beside the recipes were computed with these weights by FoundationVision/VAR (MIT), commit 78b9539; only data of
-that project is stored here. See var/README.md for the tensors.
+The runs beside the recipes were computed with these weights by FoundationVision/VAR (MIT), commit 78b9539, and
+FoundationVision/Infinity (MIT), commit 4c27bbb; only data of those projects is stored here. See the README.md of each folder
+for the tensors.
 """
 
 import hashlib
@@ -42,7 +43,13 @@ def levels(patch_nums) -> np.ndarray:
 def tensor(seed: int, entry: dict) -> np.ndarray:
     kind, shape = entry["kind"], tuple(entry["shape"])
     if kind == "uniform":
-        return uniform(seed, entry["name"], shape, entry["mean"], entry["std"])
+        return uniform(seed, entry.get("alias_of", entry["name"]), shape, entry["mean"], entry["std"])
+    if kind == "head_feedback":  # a bit head that answers against its input, so that random models draw diverse bits
+        base = uniform(seed, entry["name"], shape, entry["mean"], entry["std"]).astype(np.float64).reshape(shape[0] // 2, 2, shape[1])
+        feedback = entry["beta"] * uniform(seed, entry["from"], (shape[1], shape[0] // 2), 0.0, entry["from_std"]).astype(np.float64).T
+        return (base + np.stack([feedback, -feedback], 1)).astype(np.float32).reshape(shape)
+    if kind == "pow2_desc":  # the value of every bit, highest first
+        return 2 ** np.arange(shape[0] - 1, -1, -1, dtype=np.int64)
     if kind == "zeros":
         return np.zeros(shape, entry["dtype"])
     if kind == "var_lvl_1L":
