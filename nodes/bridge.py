@@ -33,6 +33,8 @@ BUNDLED = "demo (bundled)"
 DEMO = Path(__file__).parent.parent / "stepvar_core" / "demo"
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3fn": torch.float8_e4m3fn}
 COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
+# families with nodes for their conditions; the core runs more of them (stepvar_core.load_model)
+FAMILIES = ("var",)
 VAE_NAMES = {"var": ("vae_ch160v4096z32.safetensors", "vae_ch160v4096z32.pth")}
 PREVIEW_SHARE = 0.25  # previews may cost at most this share of the time the scales themselves take
 
@@ -89,6 +91,9 @@ def load_model(name: str, weight_dtype: str):
     """Patcher around the transformer of that name, in the dtypes the host would choose."""
     checkpoint = read_checkpoint(_resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
     family = detect(checkpoint, MODELS, "a next-scale transformer")
+    if family.name not in FAMILIES:
+        raise CheckpointMismatch(f"{checkpoint.name} is {family.what}; the nodes run {', '.join(FAMILIES)} models so far.",
+                                 "Use stepvar_core from Python for this family (see README), or choose a VAR file.")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     parameters = sum(t.numel() for t in checkpoint.tensors.values())
     stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
@@ -184,7 +189,7 @@ def encode_codes(vae, image: torch.Tensor, schedule, seed: int) -> tuple[list[to
     """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, and their f_hat (B, C, h, w)."""
     if not isinstance(vae, HostVAE):
         raise LatentMismatch("This VAE belongs to another kind of model and has no scale-by-scale tokens.", "Connect the VAE of Load VAR Model.")
-    stride, final = vae.codec.config.stride, schedule.final
+    stride, final = vae.codec.config.token_stride, schedule.final
     fitted = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center").movedim(1, -1)
     management.load_models_gpu([vae.patcher], memory_required=fitted.numel() * vae.codec.config.ch * 8)
     codes = vae.codec.encode(fitted, schedule, seed)

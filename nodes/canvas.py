@@ -36,7 +36,7 @@ class EmptyVARLatent(io.ComfyNode):
     @classmethod
     def execute(cls, model, aspect_ratio="1:1", size="auto", seconds=5.0, batch_size=1) -> io.NodeOutput:
         schedule = model.model.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
-        return io.NodeOutput(empty_latent(schedule, model.model.config.code_dim, batch_size, bridge.management.intermediate_device()))
+        return io.NodeOutput(empty_latent(model.model, schedule, batch_size, bridge.management.intermediate_device()))
 
 
 class VAREncode(io.ComfyNode):

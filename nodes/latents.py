@@ -18,9 +18,8 @@ def fingerprints(samples: Tensor) -> list[str]:
     return [hashlib.sha256(row.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:32] for row in samples]
 
 
-def empty_latent(schedule: ScaleSchedule, channels: int, batch: int, device) -> dict:
-    final = schedule.final
-    return {"samples": torch.zeros(batch, channels, final.h, final.w, device=device), "var_schedule": schedule}
+def empty_latent(model, schedule: ScaleSchedule, batch: int, device) -> dict:
+    return {"samples": torch.zeros(batch, *model.latent_shape(schedule), device=device), "var_schedule": schedule}
 
 
 def pack_latent(codes: list[Tensor], soft: list[Tensor | None], schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor) -> dict:
@@ -49,7 +48,7 @@ class LatentInput:
     stored: dict | None
     mask: Tensor | None
 
-    def codes(self, quantizer):
+    def codes(self, quantizer, device):
         """Codes of `samples`: the stored ones where each picture is one of theirs, else requantised.
 
         Returns a Result-like list, or a Result when the run was smoothed.
@@ -62,7 +61,7 @@ class LatentInput:
                 codes = [c[index] for c in self.stored["codes"]]
                 soft = [None if s is None else s[index] for s in self.stored["soft"]]
                 return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
-        return quantizer.encode(self.samples.to(quantizer.embedding.weight.device), self.schedule)
+        return quantizer.encode(self.samples.to(device), self.schedule)
 
 
 def read_latent(latent: dict, model) -> LatentInput:
@@ -73,7 +72,7 @@ def read_latent(latent: dict, model) -> LatentInput:
     schedule = latent.get("var_schedule")
     if not isinstance(schedule, ScaleSchedule):
         schedule = model.schedule()
-    wanted = (model.config.code_dim, schedule.final.h, schedule.final.w)
+    wanted = model.latent_shape(schedule)
     if tuple(samples.shape[1:]) != wanted:
         raise LatentMismatch(f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
                              "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.")

@@ -64,8 +64,9 @@ class VARSampler(io.ComfyNode):
             negative=None if negative is None else read_condition(negative, network, given.batch, "negative"), seed=seed, rows=given.rows,
             cfg=strength, temperature=None if temperature < 0 else temperature, top_k=None if top_k < 0 else top_k,
             top_p=None if top_p < 0 else top_p, pruning=policy,
-            codes=given.codes(model.vae.codec.quantizer_on(device)) if needs_codes else None, start_at_scale=start_at_scale,
-            end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, device=device)
+            codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None, start_at_scale=start_at_scale,
+            end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, device=device,
+            heartbeat=bridge.management.throw_exception_if_processing_interrupted)
         result = finish(job, watched(scale_steps(job), bridge.Progress(model, cls.hidden.unique_id, len(job.passes))))
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
         return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace)]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,11 @@ class KVCache:
 
     lengths[layer][pass]: tokens that pass runs in that layer, known before the loop, so nothing grows inside it.
     The last pass is read by nobody: instead of a slot in every layer it gets one workspace that all layers share.
+    heartbeat: called once per layer and pass; a host raises out of it to stop within a long scale.
     """
 
-    def __init__(self, lengths: Sequence[Sequence[int]], rows: int, heads: int, head_dim: int, dtype, device):
+    def __init__(self, lengths: Sequence[Sequence[int]], rows: int, heads: int, head_dim: int, dtype, device,
+                 heartbeat: Callable[[], None] | None = None):
         def pair(tokens: int) -> tuple[Tensor, Tensor]:
             shape = (rows, heads, tokens, head_dim)
             return torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
@@ -34,6 +36,7 @@ class KVCache:
         self.filled = [0] * len(self.lengths)
         self.done = [0] * len(self.lengths)
         self.rows = slice(0, rows)
+        self.heartbeat = heartbeat
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +48,8 @@ class KVCache:
         q, k, v: (rows running, heads, L, head_dim). `self.rows` says which rows of the cache are running.
         scale: softmax scale, None = 1 / sqrt(head_dim).
         """
+        if self.heartbeat is not None:
+            self.heartbeat()
         start, stop = self.filled[layer], self.filled[layer] + k.shape[2]
         is_last = self.done[layer] == len(self.lengths[layer]) - 1
         keys, values = self.workspace if is_last else self.stored[layer]

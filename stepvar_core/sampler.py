@@ -136,6 +136,7 @@ class Job:
     device: torch.device
     stop: int                        # passes to run
     keep_scores: bool = False
+    heartbeat: Callable[[], None] | None = None
 
     @property
     def batch(self) -> int:
@@ -149,7 +150,7 @@ class Job:
         cost = self.model.cost()
         running = [p for p in self.plans[:self.stop] if not p.is_skipped]
         return KVCache([[p.layer_tokens(layer) for p in running] for layer in range(cost.layers)],
-                       max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device)
+                       max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device, self.heartbeat)
 
     def guidance(self, index: int) -> float:
         """The t of guidance.combine in a pass that runs both halves, else 0."""
@@ -257,10 +258,11 @@ def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleS
 def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: int = 0, rows: Sequence[int] | None = None,
             cfg=None, temperature=None, top_k=None, top_p=None, pruning=None, codes=None, start_at_scale: int = 0,
             end_at_scale: int | None = None, mask: Tensor | None = None, options: dict | None = None,
-            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None, device=None) -> Job:
+            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None, device=None,
+            heartbeat: Callable[[], None] | None = None) -> Job:
     """Checks the arguments of `sample` against each other and returns the decided run. Raises the package's errors.
 
-    device: where to compute; None = where the model's weights are.
+    device: where to compute; None = where the model's weights are. heartbeat: called once per layer, may raise to stop.
     """
     if not isinstance(schedule, ScaleSchedule):
         schedule = ScaleSchedule(schedule)
@@ -294,7 +296,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, defaults.top_k, schedule)],
         [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
         Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), options,
-        "logits" in where, forced, forced_soft, redraw, device, stop, keep_scores)
+        "logits" in where, forced, forced_soft, redraw, device, stop, keep_scores, heartbeat)
 
 
 def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:

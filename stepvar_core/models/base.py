@@ -12,7 +12,6 @@ from ..errors import ConditionMismatch, OptionError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
 
-
 TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.strategies import integers
 from safetensors import safe_open
+
 from stepvar_core.demo import MODEL_FILE, VAE_FILE, data, transformer, vae
 from stepvar_core.quantizer import MultiScaleQuantizer
 from stepvar_core.schedule import ScaleSchedule

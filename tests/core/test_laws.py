@@ -419,3 +419,21 @@ def test_conditions(tiny):
     assert model.class_condition([0, 4]).batch == 2
     assert model.class_condition(torch.tensor([-1])).labels_B.tolist() == [5]
     assert model.unconditional(ClassCondition(torch.tensor([1, 2]))).labels_B.tolist() == [5, 5]
+
+
+def test_a_heartbeat_stops_within_a_scale(tiny):
+    """Called once per layer and pass; raising out of it ends the run there."""
+    model, vae = tiny
+    beats = []
+
+    def heartbeat():
+        beats.append(1)
+        if len(beats) == 3:
+            raise KeyboardInterrupt
+
+    job = prepare(model, vae, model.class_condition([1]), schedule=model.schedule(), heartbeat=heartbeat)
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        for step in scale_steps(job):
+            done.append(step.index)
+    assert done == [0], "two layers: the third beat falls into the second scale"

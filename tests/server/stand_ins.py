@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import torch
+
 from stepvar_core.codec import VQVAE, VQVAEConfig
 from stepvar_core.models.var import VAR, VARConfig
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-import launch
 import pytest
 import stand_ins
+
+import launch
 
 pytestmark = pytest.mark.server
 
