@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Module):
-    """A small CNN on (B, 3, 64, 64) in -1..1. It judges the demo model and never trains it."""
+    """A small CNN on (B, 3, 64, 64) in -1..1. It judges the demo model and takes no part in training it."""
 
     def __init__(self, classes: int, ops=nn):
         super().__init__()
@@ -82,7 +82,7 @@ def measure_vae(vae: VQVAE, judge: Classifier, artwork: Artwork, batches: int = 
     hits = torch.bincount(torch.cat([torch.cat(i, 1).flatten() for i in ids]), minlength=CONFIG.vocab_size).float()
     share = hits / hits.sum()
     return {
-        "pictures": len(x), "psnr_db": round(psnr(y, x), 2),
+        "measured_pictures": len(x), "psnr_db": round(psnr(y, x), 2),
         "psnr_unquantised_db": round(psnr(torch.cat(continuous), xs[0]), 2),
         "box_mean_error": round(float((F.avg_pool2d(x, 32) - F.avg_pool2d(y, 32)).abs().mean()), 4),
         "codes_used": int((hits > 0).sum()), "perplexity": round(float((-(share * share.clamp(min=1e-12).log()).sum()).exp()), 1),

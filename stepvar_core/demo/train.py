@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".demo-work"), help="cache of pictures and checkpoints")
     parser.add_argument("--out", type=Path, default=MODEL_FILE.parent, help="where the two weight files go")
-    parser.add_argument("--minutes", type=float, nargs=4, default=(30, 40, 5, 1.5), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER"))
+    parser.add_argument("--minutes", type=float, nargs=4, default=(30, 60, 10, 1), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -81,7 +81,7 @@ def main() -> None:
     tuned = vae.train_decoder(work, artwork, state, decoder_minutes)
     export_vae(out / VAE_FILE.name, state | tuned.ema)
     report(out, work, artwork, judge, {
-        "vae": {"pictures": trained.pictures, "minutes": round(trained.seconds / 60, 1), "before_decoder_tuning": before},
+        "vae": {"trained_pictures": trained.pictures, "minutes": round(trained.seconds / 60, 1), "before_decoder_tuning": before},
         "var": {"pictures": model.pictures, "minutes": round(model.seconds / 60, 1)},
         "decoder": {"pictures": tuned.pictures, "minutes": round(tuned.seconds / 60, 1)}})
 

@@ -96,7 +96,7 @@ def tokens(vae: VQVAE, x_B3HW: Tensor, schedule: ScaleSchedule, generator: torch
     """(inputs (B, L - 1, C), ids (B, L)) of pictures.
 
     On a `noisy` share of the pictures codes are replaced by near ones inside the cascade: later residuals, inputs and
-    targets see the error and learn to repair it (Infinity 3.4, there on bits).
+    targets see the error and learn to repair it (Infinity's self-correction, there on bits).
     """
     with torch.amp.autocast("cpu", torch.bfloat16):
         f = vae.quant_conv(vae.encoder(x_B3HW.contiguous(memory_format=torch.channels_last)))
