@@ -23,7 +23,8 @@ def class_names(config) -> tuple[str, ...]:
 
 
 def parse_labels(text: str, names: Sequence[str], num_classes: int) -> list[int]:
-    """Class ids of a label text: names or indices, `;` between several, -1 for no class. Case and spaces do not matter.
+    """Class ids of a label text: names or indices, `;` between several, -1 for no class. Case and spaces do not matter,
+    and the first words of one name are enough.
 
     Raises ConditionMismatch with the nearest names for one that is unknown, and for an empty text.
     """
@@ -44,6 +45,9 @@ def _one(text: str, names: Sequence[str], num_classes: int) -> int:
     known = {_plain(alias): i for i, name in reversed(list(enumerate(names))) for alias in name.split(";")}
     if _plain(text) in known:
         return known[_plain(text)]
+    longer = {i for i, name in enumerate(names) if _plain(name.split(";")[0]).startswith(_plain(text) + " ")}
+    if len(longer) == 1:  # "cat" where only "cat face" begins with it
+        return longer.pop()
     near = difflib.get_close_matches(_plain(text), known, 3, 0.5)
     hint = f"Nearest: {', '.join(near)}." if near else f"Use a number from 0 to {num_classes - 1}" + (", or one of the model's names." if names else ".")
     raise ConditionMismatch(f"No class is called {text!r}.", hint)

@@ -11,7 +11,7 @@ RATIO_WIDGETS = 6
 PRESETS: dict[str, tuple[float, ...]] = {
     "Off": (),
     "Faithful": (0.9, 0.8, 0.7, 0.5),
-    "Balanced": (0.75, 0.5),
+    "Balanced": (0.5, 0.5),  # on the demo model 2 dB closer to dense than .75/.5, for 1.6 instead of 1.9 times the speed
     "Paper \u00b7 Infinity": (1.0, 1.0, 0.5, 0.4),
     "Paper \u00b7 HART": (0.75, 0.5),
     "Paper-like \u00b7 InfinityStar": (0.5, 0.4),

@@ -105,7 +105,7 @@ def test_a_preset_replaces_the_sliders(comfy, pipe):
     report = pipe.add("StepVARReport", trace=[sample[0], 1])
     run = comfy.run(pipe.picture(sample))
     assert run.outputs[report]["images"]
-    assert [s["tokens_run"] for s in run.outputs[sample[0]]["stepvar"][0]["scales"]] == [1, 4, 5, 4]
+    assert [s["tokens_run"] for s in run.outputs[sample[0]]["stepvar"][0]["scales"]] == [1, 4, 5, 8]
 
 
 def test_the_overlay_darkens_exactly_the_pruned_cells(comfy, pipe):

@@ -1,0 +1,30 @@
+"""What a label text means."""
+
+import pytest
+from stepvar_core.errors import ConditionMismatch
+from stepvar_core.labels import class_names, parse_labels
+from stepvar_core.models.var import VARConfig
+
+NAMES = ("cat face;kitty", "lion", "red apple", "red panda", "green apple;granny smith")
+
+
+@pytest.mark.parametrize("text, ids", [
+    ("lion", [1]), (" LION ; 3 ", [1, 3]), ("Red_Apple", [2]), ("kitty", [0]), ("cat", [0]), ("-1; 4", [-1, 4]), ("granny   smith;", [4]),
+])
+def test_names_numbers_and_aliases(text, ids):
+    assert parse_labels(text, NAMES, len(NAMES)) == ids
+
+
+@pytest.mark.parametrize("text, words", [("", "empty"), (" ; ; ", "empty"), ("5", "5 classes"), ("-2", "5 classes"), ("red", "No class is called 'red'"),
+                                         ("lian", "Nearest: lion"), ("zzz", "Use a number from 0 to 4")])
+def test_what_is_refused(text, words):
+    with pytest.raises(ConditionMismatch, match=words):
+        parse_labels(text, NAMES, len(NAMES))
+
+
+def test_imagenet_names_are_there_for_the_public_models():
+    names = class_names(VARConfig())
+    assert len(names) == 1000
+    assert parse_labels("golden retriever; volcano; panda; crane", names, 1000) == [207, 980, 388, 134]
+    assert class_names(VARConfig(num_classes=7)) == ()
+    assert class_names(VARConfig(num_classes=2, labels=("a", "b"))) == ("a", "b")
