@@ -37,6 +37,7 @@ class KVCache:
         self.done = [0] * len(self.lengths)
         self.rows = slice(0, rows)
         self.heartbeat = heartbeat
+        self.together: BlockCausal | None = None  # set while the first passes run as one
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +52,8 @@ class KVCache:
         if self.heartbeat is not None:
             self.heartbeat()
         start, stop = self.filled[layer], self.filled[layer] + k.shape[2]
+        if self.together is not None:
+            return self._attend_together(layer, q, k, v, scale)
         is_last = self.done[layer] == len(self.lengths[layer]) - 1
         keys, values = self.workspace if is_last else self.stored[layer]
         if is_last and start:
@@ -61,11 +64,20 @@ class KVCache:
         self.filled[layer], self.done[layer] = stop, self.done[layer] + 1
         return F.scaled_dot_product_attention(q, keys[self.rows, :, :stop], values[self.rows, :, :stop], scale=scale)
 
+    def _attend_together(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        """The first passes of a run at once, each seeing itself and the earlier ones; stores them all."""
+        keys, values = self.stored[layer]
+        keys[self.rows, :, :k.shape[2]] = k
+        values[self.rows, :, :v.shape[2]] = v
+        self.filled[layer], self.done[layer] = k.shape[2], self.together.passes
+        return self.together.attend(layer, q, k, v, scale)
+
 
 class BlockCausal:
     """Attention of a whole schedule at once: a token sees its own scale and all earlier ones. Nothing is stored."""
 
     def __init__(self, lengths: Sequence[int], device):
+        self.passes = len(lengths)
         level_L = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
         self.visible_LL = level_L[:, None] >= level_L[None, :]
 

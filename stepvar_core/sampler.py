@@ -18,11 +18,12 @@ from torch import Tensor
 from . import guidance
 from .cost import rows_per_pass
 from .errors import ConditionMismatch, LatentMismatch, OptionError, ShapeMismatch
-from .kv_cache import KVCache
+from .kv_cache import BlockCausal, KVCache
 from .pruning.plan import PassPlan
 from .pruning.policy import NoPruning
 from .schedule import Pass, ScaleSchedule
 from .token_sampling import Streams, smooth_probs
+from .tokens import DENSE
 from .trace import ScaleTrace, Trace
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class Job:
     streams: Streams
     options: Options
     guides_logits: bool              # False where guidance is applied inside the model alone
+    guides_layers: bool              # True where guidance mixes hidden states between blocks
     forced: list[Tensor | None]      # codes that replace drawn ones, per pass
     forced_soft: list[Tensor | None]
     redraw: list[Tensor | None]      # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
@@ -171,7 +173,10 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     run = model.begin(job.condition, job.negative, cache, job.device, job.options)
     pruning = job.policy.begin(job.plans, schedule, job.batch, model.cost().width, job.device, job.streams.uniform)
     f_hat = quantizer.empty(job.batch, schedule, job.device)
-    for step in job.passes:
+    together = _forced_prefix(job, pruning)
+    if together:
+        f_hat = yield from _run_together(job, run, cache, f_hat, clock, together)
+    for step in job.passes[len(together):]:
         start, plan = clock.mark(), job.plans[step.index]
         if plan.is_skipped:
             yield _skipped(job, step, f_hat, clock, start)
@@ -188,6 +193,44 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
                         plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
                         drawn.is_forced, len(job.passes), clock, (start, clock.mark()))
+
+
+def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
+    """The leading passes that are forced and dense and so need not wait for each other; none when there is only one.
+
+    The last pass of a run is left out: the cache keeps no slot for it.
+    """
+    prefix = []
+    for step in job.passes[:-1]:
+        i, rows = step.index, job.slice_of_rows(step.index)
+        is_forced = job.forced[i] is not None and job.redraw[i] is None
+        if not is_forced or not job.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
+            break
+        if pruning.tokens(step, job.plans[i], rows) is not DENSE:  # remembered for the cache fill
+            break
+        prefix.append(step)
+    return tuple(prefix) if len(prefix) > 1 else ()
+
+
+def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...]) -> Iterator[ScaleStep]:
+    """One block-causal pass over forced scales, as in training: fills the cache, yields their steps, returns f_hat."""
+    start, quantizer, features, done = clock.mark(), job.quantizer, [], []
+    for step in steps:
+        features.append(quantizer.next_input(f_hat, step.scale) if step.index else None)
+        drawn = _forced(job, step)
+        h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
+        f_hat = f_hat + quantizer.contribution(h, step, job.schedule, drawn.added)
+        done.append((step, drawn, f_hat))
+    run.rows = cache.rows = job.slice_of_rows(0)
+    run.guidance = 0.0
+    cache.together = BlockCausal([step.scale.tokens for step in steps], job.device)
+    job.model.blocks_forward(run, job.model.embed_together(run, features, steps, job.schedule))
+    cache.together = None
+    stop = clock.mark()
+    for step, drawn, f_hat in done:  # the first of them carries the time of all
+        yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step), step.scale.tokens, None, drawn.soft, None, True, len(job.passes),
+                        clock, (stop if step.index else start, stop))
+    return f_hat
 
 
 @dataclass
@@ -296,7 +339,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, defaults.top_k, schedule)],
         [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
         Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), options,
-        "logits" in where, forced, forced_soft, redraw, device, stop, keep_scores, heartbeat)
+        "logits" in where, bool(where - {"logits"}), forced, forced_soft, redraw, device, stop, keep_scores, heartbeat)
 
 
 def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:

@@ -141,6 +141,10 @@ class NextScaleModel(nn.Module):
     def embed(self, run, features: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         raise NotImplementedError
 
+    def embed_together(self, run, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+        """The streams of several passes one after the other, (rows, L, C), for one block-causal run of the blocks."""
+        return torch.cat([self.embed(run, f, step, schedule) for f, step in zip(features, steps)], dim=1)
+
     def blocks_forward(self, run, x_RLC: Tensor, tokens=DENSE) -> Tensor:
         raise NotImplementedError
 

@@ -436,6 +436,14 @@ class Infinity(NextScaleModel):
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat(len(pooled_R1C) // len(x_BLC), 1, 1)
 
+    def embed_together(self, run: InfinityRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+        streams, rotary = [], []
+        for f_BCHW, step in zip(features, steps):
+            streams.append(self.embed(run, f_BCHW, step, schedule))
+            rotary.append(run.rotary_1LX)
+        run.rotary_1LX = torch.cat(rotary, dim=1)
+        return torch.cat(streams, dim=1)
+
     def blocks_forward(self, run: InfinityRun, x_RLC: Tensor, tokens=DENSE) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)

@@ -437,3 +437,20 @@ def test_a_heartbeat_stops_within_a_scale(tiny):
         for step in scale_steps(job):
             done.append(step.index)
     assert done == [0], "two layers: the third beat falls into the second scale"
+
+
+@pytest.mark.parametrize("ratios, passes_run", [((), 2), ((0.5,), 2), ((0.5, 0.5, 0.5), 4)])
+def test_forced_dense_scales_run_as_one(tiny, ratios, passes_run):
+    """Five scales, four of them forced: the dense ones in front share one block-causal run, pruned ones run alone."""
+    model, vae = tiny
+    arguments = dict(schedule=model.schedule(), pruning=sv.StepVAR(ratios), seed=5)
+    condition = model.class_condition([1, 2])
+    whole = sv.sample(model, vae, condition, **arguments)
+    beats = []
+    job = prepare(model, vae, condition, codes=whole.codes, start_at_scale=4, heartbeat=lambda: beats.append(1), **arguments)
+    steps = list(scale_steps(job))
+    assert len(beats) == passes_run * len(model.blocks)
+    assert [s.index for s in steps] == [0, 1, 2, 3, 4] and [s.is_forced for s in steps] == [True] * 4 + [False]
+    assert all(torch.equal(a.codes, b) for a, b in zip(steps, whole.codes))
+    assert (steps[-1].f_hat - whole.latent).abs().max() <= 1e-4
+    assert [s.tokens_run for s in steps] == [s.tokens_run for s in whole.trace.scales]
