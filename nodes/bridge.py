@@ -77,9 +77,8 @@ def _resolve(name: str, keys: tuple[str, ...], bundled: str) -> Path:
     for key in keys:
         if name in _shard_folders(key):
             return next(Path(root) / name for root in folder_paths.get_folder_paths(key) if (Path(root) / name).is_dir())
-        path = folder_paths.get_full_path(key, name)
-        if path is not None:
-            return Path(path)
+        if name in folder_paths.get_filename_list(key):
+            return Path(folder_paths.get_full_path_or_raise(key, name))
     raise CheckpointMismatch(f"There is no {name} in {' or '.join('models/' + k for k in keys)}.",
                              "Put the file there and press R to refresh, or choose another.")
 

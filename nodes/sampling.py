@@ -47,7 +47,8 @@ class VARSampler(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
                      VARTrace.Output(display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
-            hidden=[io.Hidden.unique_id])
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True)  # a cached run still hands its trace to the browser, on hosts from 0.18.1
 
     @classmethod
     def execute(cls, model, positive, latent, seed, negative=None, cfg=-1.0, temperature=-1.0, top_k=-1, top_p=-1.0,

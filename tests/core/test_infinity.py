@@ -64,7 +64,7 @@ def test_zero_ratios_change_no_bit(model):
     assert same(run(model, prompts(model, 4, 9)), run(model, prompts(model, 4, 9), pruning=sv.StepVAR((0.0, 0.0, 0.0))))
 
 
-@pytest.mark.parametrize(("scope", "fill"), itertools.product(SCOPES, FILLS))
+@pytest.mark.parametrize(("scope", "fill"), list(itertools.product(SCOPES, FILLS)))
 def test_every_fill_in_both_scopes(model, scope, fill):
     pruning = sv.StepVAR((0.6, 0.5), scope=scope, fill=fill)
     result = run(model, prompts(model, 4, 9), pruning=pruning)

@@ -26,6 +26,7 @@ def public_files(comfy_server):
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_it_runs_and_leaves_pictures(comfy, path):
     comfy.object_info(refresh=True)
+    comfy.forget()
     run = comfy.run(path, timeout=300)
     pictures = comfy.images(run)
     assert pictures and all(len(set(p.convert("L").resize((64, 64)).tobytes())) > 20 for p in pictures), "a picture is blank"
