@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor, amp, nn
 
 from ..codec import VQVAE
 from ..models.var import VAR, ClassCondition, VARConfig
@@ -98,7 +98,7 @@ def tokens(vae: VQVAE, x_B3HW: Tensor, schedule: ScaleSchedule, generator: torch
     On a `noisy` share of the pictures codes are replaced by near ones inside the cascade: later residuals, inputs and
     targets see the error and learn to repair it (Infinity's self-correction, there on bits).
     """
-    with torch.amp.autocast("cpu", torch.bfloat16):
+    with amp.autocast("cpu", torch.bfloat16):
         f = vae.quant_conv(vae.encoder(x_B3HW.contiguous(memory_format=torch.channels_last)))
     f, quantizer = f.float(), vae.quantize
     full = ScaleSchedule.square(VAE_CONFIG.patch_nums)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, amp, nn
 
 from ..codec import VQVAE, VQVAEConfig
 from ..quantizer import MultiScaleQuantizer
@@ -134,13 +134,13 @@ def train(work: Path, artwork: Artwork, minutes: float, seed: int = 1) -> Stage:
         if stage.steps in (0, FILL_AT):
             codebook.fill(_residuals(vae, pictures, schedule))
         x = next(pictures)[0].contiguous(memory_format=torch.channels_last)
-        with torch.amp.autocast("cpu", torch.bfloat16):
+        with amp.autocast("cpu", torch.bfloat16):
             f = vae.quant_conv(vae.encoder(x))
         f = f.float()  # nearest-code decisions are made in float32 here and in use
         stop = torch.randint(len(schedule) // 2, len(schedule), (len(x),), generator=generator)
         stop = torch.where(torch.rand(len(x), generator=generator) < 0.15, stop, len(schedule))
         f_hat, vq_loss, ids, residuals = cascade(vae.quantize, f, schedule, stop)
-        with torch.amp.autocast("cpu", torch.bfloat16):
+        with amp.autocast("cpu", torch.bfloat16):
             y = vae.decoder(vae.post_quant_conv(f + (f_hat - f).detach()))
         y = y.float()
         codebook.count(ids)
@@ -194,7 +194,7 @@ class DecoderWorker(Worker):
     def gradients(self):
         self.refresh()
         x = next(self.pictures)[0].contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), torch.amp.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), amp.autocast("cpu", torch.bfloat16):
             f = self.vae.quant_conv(self.vae.encoder(x))
         with torch.no_grad():
             f_hat = cascade(self.vae.quantize, f.float(), self.schedule)[0]

@@ -14,6 +14,7 @@ import stepvar_core as sv
 from stepvar_core.models.var import VAR, VARConfig
 from stepvar_core.pruning.plan import FILLS, HALVES
 from stepvar_core.pruning.policy import SCOPES
+from stepvar_core.pruning.presets import PRESETS
 
 TABLE = {entry["model"]: entry for entry in json.loads((VAR_GOLDEN / "costs.json").read_text())["models"]}
 
@@ -51,6 +52,8 @@ POLICIES = {
        for half, ratios in itertools.product(HALVES, ((0.0,), (0.7, 0.4)))},
     "last skipped": sv.StepVAR((1, 0.5)), "two skipped": sv.StepVAR((1, 1)), "middle skipped": sv.StepVAR((0.5, 1)),
     "covered": sv.StepVAR((0.9, 0.9), coverage=2),
+    **{f"preset {name}, {half} late": sv.StepVAR(ratios, guidance_late=half, guidance_late_scales=2)
+       for (name, ratios), half in itertools.product(PRESETS.items(), HALVES)},
 }
 
 

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import stepvar_core as sv
 from stepvar_core.bitwise_quantizer import NOTHING, BitwiseQuantizer
 from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.pruning.plan import FILLS
+from stepvar_core.pruning.plan import FILLS, HALVES
 from stepvar_core.pruning.policy import SCOPES
+from stepvar_core.pruning.presets import PRESETS
 from stepvar_core.token_sampling import Streams
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])
@@ -205,7 +206,10 @@ def test_bad_conditions_and_schedules(model):
 # cost --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [None, sv.StepVAR((0.6, 0.5), selector="random"), sv.StepVAR((1.0, 0.5), selector="random", fill="delta")])
+@pytest.mark.parametrize("policy", [
+    None, sv.StepVAR((1.0, 0.5), selector="random", fill="delta"),
+    *(sv.StepVAR(ratios, selector="random", guidance_late=half, guidance_late_scales=2) for ratios in PRESETS.values() for half in HALVES),
+])
 @pytest.mark.parametrize("cfg", [1.0, 3.0, [3, 3, 3, 1]])
 def test_the_estimate_is_what_runs(model, policy, cfg):
     # the counter knows attention as matrix products only, not the CPU's fused kernel

@@ -1,6 +1,7 @@
 """What a label text means."""
 
 import pytest
+
 from stepvar_core.errors import ConditionMismatch
 from stepvar_core.labels import class_names, parse_labels
 from stepvar_core.models.var import VARConfig

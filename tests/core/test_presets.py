@@ -1,0 +1,36 @@
+"""Named ratio sets."""
+
+import pytest
+
+import stepvar_core as sv
+from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, preset_ratios
+
+FULL = sv.ScaleSchedule.square(range(1, 14))
+SHORT = sv.ScaleSchedule.square(range(1, 11))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_full_schedule_gets_the_preset_itself(name):
+    assert preset_ratios(name, FULL, len(FULL)) == PRESETS[name]
+    assert len(PRESETS[name]) <= RATIO_WIDGETS and all(0 <= r <= 1 for r in PRESETS[name])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_shorter_schedule_keeps_its_final_scales(name):
+    """Skipping them would leave nothing at full resolution: they are pruned as the next strongest ratio says."""
+    ratios = preset_ratios(name, SHORT, len(FULL))
+    assert all(r < 1 for r in ratios) and len(ratios) == len(PRESETS[name])
+    assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
+
+
+def test_the_papers_infinity_preset_skips_at_full_size_only():
+    model_scales = len(FULL)
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", FULL, model_scales)).plan(FULL, 3, 32)
+    assert [p.kept for p in plan[-4:]] == [100 - int(100 * 0.4), 121 - int(121 * 0.5), 0, 0]
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", SHORT, model_scales)).plan(SHORT, 3, 32)
+    assert all(p.kept for p in plan)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(sv.OptionError, match="Choose one of Off"):
+        preset_ratios("Fast", FULL, 13)
