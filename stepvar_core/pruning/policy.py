@@ -120,6 +120,9 @@ class StepVAR:
         first = first_layer if self.first_layer is None else self.first_layer
         if first >= layers:
             raise OptionError(f"first_layer is {first}; the model has {layers} blocks.", f"Use 0 to {layers - 1}.")
+        if self.guidance_late == "unconditional" and self.guidance_late_scales >= len(schedule):
+            raise OptionError(f"guidance_late_scales is {self.guidance_late_scales} of {len(schedule)} scales: nothing would follow the condition.",
+                              "Use fewer scales; for a picture without a condition, give it none.")
         plans = []
         for step in schedule.passes:
             n, ratio = step.scale.tokens, self.ratio(step, schedule)

@@ -34,3 +34,9 @@ def test_the_papers_infinity_preset_skips_at_full_size_only():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(sv.OptionError, match="Choose one of Off"):
         preset_ratios("Fast", FULL, 13)
+
+
+def test_a_condition_that_nothing_would_follow_is_refused():
+    with pytest.raises(sv.OptionError, match="nothing would follow the condition"):
+        sv.StepVAR((), guidance_late="unconditional", guidance_late_scales=10).plan(SHORT, 0, 2)
+    assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(SHORT, 0, 2)
