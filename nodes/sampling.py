@@ -56,7 +56,7 @@ class VARSampler(io.ComfyNode):
         network, given = model.model, read_latent(latent, model.model)
         policy = model.policy
         if model.preset is not None:
-            policy = replace(policy, ratios=preset_ratios(model.preset, given.schedule, network.full_scales))
+            policy = replace(policy, ratios=preset_ratios(model.preset, network.family, given.schedule, network.full_scales))
         strength = None if cfg < 0 else cfg
         device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).kv_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None

@@ -18,16 +18,21 @@ PRESETS: dict[str, tuple[float, ...]] = {
 }
 
 
-def preset_ratios(name: str, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
-    """Ratios of a preset for one schedule. full_length: scales of the family's full-size schedule.
+# families whose full-size schedule may lose its last scales: the paper skips them on Infinity at 1024 pixels only
+SKIPPABLE = ("infinity",)
 
-    A shorter schedule keeps its final scale: nothing else would ever be predicted at full resolution. Raises
-    OptionError for an unknown name.
+
+def preset_ratios(name: str, family: str, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
+    """Ratios of a preset for one family and schedule. full_length: scales of the family's full-size schedule.
+
+    Scales are skipped only where the preset was published for it; other families and shorter schedules keep them, pruned
+    by the preset's next strongest ratio: nothing else would ever be predicted at full resolution. Raises OptionError
+    for an unknown name.
     """
     if name not in PRESETS:
         raise OptionError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
     ratios = PRESETS[name]
-    if len(schedule) < full_length:
+    if family not in SKIPPABLE or len(schedule) < full_length:
         kept = max((r for r in ratios if r < 1), default=0.0)
         ratios = tuple(kept if r == 1 else r for r in ratios)
     return ratios

@@ -3,7 +3,8 @@
 import pytest
 
 import stepvar_core as sv
-from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, preset_ratios
+from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, SKIPPABLE, preset_ratios
+from stepvar_core.registry import MODELS
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
 SHORT = sv.ScaleSchedule.square(range(1, 11))
@@ -11,32 +12,40 @@ SHORT = sv.ScaleSchedule.square(range(1, 11))
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_full_schedule_gets_the_preset_itself(name):
-    assert preset_ratios(name, FULL, len(FULL)) == PRESETS[name]
+    assert preset_ratios(name, "infinity", FULL, len(FULL)) == PRESETS[name]
     assert len(PRESETS[name]) <= RATIO_WIDGETS and all(0 <= r <= 1 for r in PRESETS[name])
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_shorter_schedule_keeps_its_final_scales(name):
     """Skipping them would leave nothing at full resolution: they are pruned as the next strongest ratio says."""
-    ratios = preset_ratios(name, SHORT, len(FULL))
+    ratios = preset_ratios(name, "infinity", SHORT, len(FULL))
     assert all(r < 1 for r in ratios) and len(ratios) == len(PRESETS[name])
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 
 
 def test_the_papers_infinity_preset_skips_at_full_size_only():
     model_scales = len(FULL)
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", FULL, model_scales)).plan(FULL, 3, 32)
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", "infinity", FULL, model_scales)).plan(FULL, 3, 32)
     assert [p.kept for p in plan[-4:]] == [100 - int(100 * 0.4), 121 - int(121 * 0.5), 0, 0]
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", SHORT, model_scales)).plan(SHORT, 3, 32)
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", "infinity", SHORT, model_scales)).plan(SHORT, 3, 32)
     assert all(p.kept for p in plan)
 
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(sv.OptionError, match="Choose one of Off"):
-        preset_ratios("Fast", FULL, 13)
+        preset_ratios("Fast", "var", FULL, 13)
 
 
 def test_a_condition_that_nothing_would_follow_is_refused():
     with pytest.raises(sv.OptionError, match="nothing would follow the condition"):
         sv.StepVAR((), guidance_late="unconditional", guidance_late_scales=10).plan(SHORT, 0, 2)
     assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(SHORT, 0, 2)
+
+
+@pytest.mark.parametrize("family", [name for name in MODELS if name not in SKIPPABLE])
+@pytest.mark.parametrize("name", PRESETS)
+def test_other_families_keep_their_full_resolution(name, family):
+    ratios = preset_ratios(name, family, FULL, len(FULL))
+    assert all(r < 1 for r in ratios)
+    assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]

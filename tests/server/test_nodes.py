@@ -109,6 +109,12 @@ def test_a_preset_replaces_the_sliders(comfy, pipe):
     assert [s["tokens_run"] for s in run.outputs[sample[0]]["stepvar"][0]["scales"]] == [1, 4, 5, 8]
 
 
+def test_a_preset_made_for_another_family_skips_no_scale(comfy, pipe):
+    sample = pipe.sample(pipe.prune(preset="Paper \u00b7 Infinity"))
+    run = comfy.run(pipe.picture(sample))
+    assert [s["tokens_run"] for s in run.outputs[sample[0]]["stepvar"][0]["scales"]] == [1, 2, 5, 8]
+
+
 def test_the_overlay_darkens_exactly_the_pruned_cells(comfy, pipe):
     sample = pipe.sample(pipe.prune(ratio_1=0.5))
     image = pipe.decode(sample)
