@@ -236,15 +236,17 @@ class VAR(NextScaleModel):
         gate1, gate2, scale1, scale2, shift1, shift2 = chunks
         return gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2
 
-    def positions(self, schedule: ScaleSchedule, like: Tensor) -> Tensor:
-        """Level plus absolute position embedding of every token of the schedule, (1, L, C)."""
-        level_L = torch.repeat_interleave(torch.arange(len(schedule)), torch.tensor([s.tokens for s in schedule]))
-        return (self.lvl_embed(level_L.to(like.device))[None] + on(self.pos_1LC, like)[:, :len(level_L)]).to(like.dtype)
+    def positions(self, schedule: ScaleSchedule, like: Tensor, first: int = 0, stop: int | None = None) -> Tensor:
+        """Level plus absolute position embedding of the tokens of scales first…stop-1, (1, L, C)."""
+        sizes = [s.tokens for s in schedule.scales]
+        levels = [i for i, size in enumerate(sizes[:stop]) for _ in range(size) if i >= first]
+        start = sum(sizes[:first])
+        level_1LC = self.lvl_embed(torch.tensor(levels).to(like.device))[None]
+        return (level_1LC + on(self.pos_1LC, like)[:, start:start + len(levels)]).to(like.dtype)
 
     def embed(self, run: VARRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """Residual stream entering block 0, (rows, L, C). f_BCHW: the quantiser's next_input; None for the first scale."""
-        start = sum(s.tokens for s in schedule.scales[:step.scale_index])
-        place_1LC = self.positions(schedule, run.condition_R1C)[:, start:start + step.scale.tokens]
+        place_1LC = self.positions(schedule, run.condition_R1C, step.scale_index, step.scale_index + 1)
         if f_BCHW is None:
             return run.condition_R1C[run.rows].expand(-1, step.scale.tokens, -1) + on(self.pos_start, place_1LC) + place_1LC
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c").to(self.dtype)) + place_1LC

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from infinity_runs import GOLDEN
-from tiny_models import seeded
+from tiny_models import LONGEST_TEXT, TEXT_DIM, prompts, tiny_infinity
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,29 +19,11 @@ from stepvar_core.pruning.presets import PRESETS
 from stepvar_core.token_sampling import Streams
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])
-TEXT_DIM, LONGEST = 8, 12
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["plain", "patched"])
 def model(request) -> Infinity:
-    config = InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4 * request.param ** 2, patch=request.param, text_dim=TEXT_DIM,
-                            text_maxlen=LONGEST, pool_heads=2, chunk=3)
-    model = seeded(Infinity(config), 11)
-    # a head that answers against its input, as a trained one does to a residual: else random models repeat one pattern of bits
-    model.word_embed.weight *= 6
-    model.head.weight *= 0.1
-    model.head.weight.view(-1, 2, 32)[:, 0] += 0.2 * model.word_embed.weight.T
-    model.head.weight.view(-1, 2, 32)[:, 1] -= 0.2 * model.word_embed.weight.T
-    model.head.bias.zero_()
-    model.head_nm.ada_lin[1].bias.zero_()
-    return model
-
-
-def prompts(model, *lengths):
-    generator = torch.Generator().manual_seed(7)
-    texts = [torch.randn(length, TEXT_DIM, generator=generator) for length in lengths]
-    features_BTC = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=5.0)
-    return model.text_condition(features_BTC, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
+    return tiny_infinity(request.param)
 
 
 def run(model, condition, **arguments):
@@ -193,7 +175,7 @@ def test_bad_conditions_and_schedules(model):
     with pytest.raises(sv.ConditionMismatch, match="0, 4 tokens"):
         model.text_condition(torch.zeros(2, 4, TEXT_DIM), torch.tensor([[False] * 4, [True] * 4]))
     with pytest.raises(sv.ConditionMismatch, match="13 tokens"):
-        model.text_condition(torch.zeros(1, LONGEST + 1, TEXT_DIM))
+        model.text_condition(torch.zeros(1, LONGEST_TEXT + 1, TEXT_DIM))
     with pytest.raises(sv.ConditionMismatch, match="9 pictures|2 pictures"):
         run(model, prompts(model, 4), negative=prompts(model, 4, 4))
     for wrong in ({"size": "2M"}, {"aspect_ratio": 0.0}, {"aspect_ratio": float("nan")}, {"seconds": 5.0}):

@@ -6,10 +6,12 @@ import torch
 
 import stepvar_core as sv
 from stepvar_core.codec import VQVAE, VQVAEConfig
+from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.var import VAR, VARConfig
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])  # 54 tokens, no square among the larger ones
 EDGES = (1, 2, 3, 4, 6)
+TEXT_DIM, LONGEST_TEXT = 8, 12
 
 
 def seeded(module: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -41,6 +43,29 @@ def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, **parts)
 
 def tiny_pair(**sizes) -> tuple[VAR, VQVAE]:
     return tiny_var(**sizes), tiny_vae()
+
+
+def tiny_infinity(patch: int = 1, seed: int = 11) -> Infinity:
+    """Five layers, 4 bits a token (16 with patch 2)."""
+    config = InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4 * patch ** 2, patch=patch, text_dim=TEXT_DIM,
+                            text_maxlen=LONGEST_TEXT, pool_heads=2, chunk=3)
+    model = seeded(Infinity(config), seed)
+    # a head that answers against its input, as a trained one does to a residual: else random models repeat one pattern of bits
+    model.word_embed.weight *= 6
+    model.head.weight *= 0.1
+    model.head.weight.view(-1, 2, 32)[:, 0] += 0.2 * model.word_embed.weight.T
+    model.head.weight.view(-1, 2, 32)[:, 1] -= 0.2 * model.word_embed.weight.T
+    model.head.bias.zero_()
+    model.head_nm.ada_lin[1].bias.zero_()
+    return model
+
+
+def prompts(model: Infinity, *lengths: int):
+    """Text condition of random features, one prompt per length, padded with a number that must never count."""
+    generator = torch.Generator().manual_seed(7)
+    texts = [torch.randn(length, TEXT_DIM, generator=generator) for length in lengths]
+    features_BTC = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=5.0)
+    return model.text_condition(features_BTC, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
 
 
 def save(module: torch.nn.Module, path, **metadata: str):
