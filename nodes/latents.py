@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..stepvar_core.errors import ConditionMismatch, LatentMismatch
+from ..stepvar_core.errors import ConditionMismatch, LatentMismatch, ScheduleMismatch
 from ..stepvar_core.sampler import Result
 from ..stepvar_core.schedule import ScaleSchedule
+
+MASK_STRETCH = 0.07  # how far a mask's aspect ratio may be off, as a logarithm: photos of 3:2 and cameras' 16:9 fit their templates
 
 
 def fingerprints(samples: Tensor) -> list[str]:
@@ -49,19 +52,23 @@ class LatentInput:
     mask: Tensor | None
 
     def codes(self, quantizer, device):
-        """Codes of `samples`: the stored ones where each picture is one of theirs, else requantised.
+        """Codes of `samples`: a picture's stored ones where a stock node left it alone, else requantised ones.
 
-        Returns a Result-like list, or a Result when the run was smoothed.
+        Returns a list of codes per pass, or a Result when the run was smoothed and nothing was changed.
         """
-        if self.stored is not None:
-            known = {row: i for i, row in enumerate(self.stored["rows"])}
-            wanted = [known.get(row) for row in fingerprints(self.samples)]
-            if None not in wanted:
-                index = torch.tensor(wanted)
-                codes = [c[index] for c in self.stored["codes"]]
-                soft = [None if s is None else s[index] for s in self.stored["soft"]]
-                return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
-        return quantizer.encode(self.samples.to(device), self.schedule)
+        known = {row: i for i, row in enumerate(self.stored["rows"])} if self.stored is not None else {}
+        wanted = [known.get(row) for row in fingerprints(self.samples)]
+        if None in wanted:
+            fresh = quantizer.encode(self.samples.to(device), self.schedule)
+            if known and all(f.shape[1] == c.shape[1] for f, c in zip(fresh, self.stored["codes"])):
+                for row, i in enumerate(wanted):
+                    for f, c in zip(fresh, self.stored["codes"]) if i is not None else ():
+                        f[row] = c[i]
+            return fresh
+        index = torch.tensor(wanted)
+        codes = [c[index] for c in self.stored["codes"]]
+        soft = [None if s is None else s[index] for s in self.stored["soft"]]
+        return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
 
 
 def read_latent(latent: dict, model) -> LatentInput:
@@ -71,7 +78,7 @@ def read_latent(latent: dict, model) -> LatentInput:
         raise LatentMismatch("The latent holds no picture of a VAR model.", "Connect Empty VAR Latent.")
     schedule = latent.get("var_schedule")
     if not isinstance(schedule, ScaleSchedule):
-        schedule = model.schedule()
+        schedule = _schedule_of_size(model, samples)
     wanted = model.latent_shape(schedule)
     if tuple(samples.shape[1:]) != wanted:
         raise LatentMismatch(f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
@@ -80,8 +87,26 @@ def read_latent(latent: dict, model) -> LatentInput:
     rows = tuple(rows) if rows is not None and len(rows) == len(samples) else tuple(range(len(samples)))
     mask = latent.get("noise_mask")
     if mask is not None:
+        check_mask(mask, samples.shape[-1] / samples.shape[-2], "noise mask of the latent")
         mask = mask.reshape(-1, *mask.shape[-2:])[torch.arange(len(samples)) % (mask.numel() // mask[0].numel())]
     return LatentInput(len(samples), rows, schedule, samples, latent.get("var_codes"), mask)
+
+
+def _schedule_of_size(model, samples: Tensor) -> ScaleSchedule:
+    """The model's schedule for a latent that lost its own (Load Latent), by its size; the default where none fits."""
+    try:
+        known = [model.schedule(samples.shape[-1] / samples.shape[-2], name) for name, _ in model.sizes()]
+    except ScheduleMismatch:
+        known = []
+    return next((s for s in known if model.latent_shape(s) == tuple(samples.shape[1:])), model.schedule())
+
+
+def check_mask(mask: Tensor, aspect_ratio: float, what: str) -> None:
+    """Raises LatentMismatch for a mask of another shape than the picture: stretched over it, it would mark the wrong places."""
+    height, width = mask.shape[-2:]
+    if not mask.numel() or (abs(math.log(width / height / aspect_ratio)) > MASK_STRETCH and mask.min() != mask.max()):
+        raise LatentMismatch(f"The {what} is {width}x{height} pixels; the picture's width is {aspect_ratio:.2f} times its height.",
+                             "Use a mask of the picture's shape: VAR Encode crops a picture in the middle, so crop picture and mask alike before.")
 
 
 def pack_labels(ids: list[int]) -> list:

@@ -10,7 +10,7 @@ from ..stepvar_core.sampler import finish, prepare, scale_steps, watched
 from . import bridge
 from .bridge import io
 from .inspect import trace_message
-from .latents import pack_latent, read_condition, read_latent
+from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
 
@@ -57,6 +57,8 @@ class VARSampler(io.ComfyNode):
         policy = model.policy
         if model.preset is not None:
             policy = replace(policy, ratios=preset_ratios(model.preset, network.family, given.schedule, network.full_scales))
+        if getattr(policy, "protect", None) is not None:
+            check_mask(policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects")
         strength = None if cfg < 0 else cfg
         device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).kv_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None

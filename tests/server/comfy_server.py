@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -20,11 +21,22 @@ from pathlib import Path
 import websocket
 from PIL import Image
 
+import launch
 from launch import Server, to_prompt
 
 # ComfyUI's protocol.py
 PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
 ENDINGS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
+
+
+def start_comfyui(comfyui, tmp_path_factory, *options):
+    """Yields a running launch.Server of that ComfyUI, by default on the CPU, and stops it."""
+    python = launch.venv_python() if launch.venv_python().exists() else sys.executable
+    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=list(options or ["--cpu"]))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 class PromptRefused(Exception):

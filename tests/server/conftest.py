@@ -1,21 +1,9 @@
 """One real ComfyUI for all tests of a session, on the CPU, in a base directory of its own."""
-import sys
-
 import pytest
-from comfy_server import Client
+from comfy_server import Client, start_comfyui
 from frontend import Frontend
 
 import launch
-
-
-def start_comfyui(comfyui, tmp_path_factory, *options):
-    """Yields a running launch.Server of that ComfyUI on the CPU and stops it."""
-    python = launch.venv_python() if launch.venv_python().exists() else sys.executable
-    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=["--cpu", *options])
-    try:
-        yield server.start()
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The oldest supported ComfyUI passes the same node and workflow tests as the recent one."""
 
 import pytest
-from conftest import start_comfyui
+from comfy_server import start_comfyui
 from test_nodes import *  # noqa: F403
 from test_workflows import *  # noqa: F403
 

@@ -174,6 +174,36 @@ def test_repeated_and_flipped_latents(comfy, pipe):
     assert found["flipped"].shape == found["first"].shape and (found["flipped"] != found["first"]).any()
 
 
+def test_two_latents_made_one_batch(comfy, pipe):
+    """Batch Latents brings the codes of the first along; the second's pictures are quantised again."""
+    latents = [pipe.sample(seed=seed, top_k=-1) for seed in (1, 2)]
+    both = [pipe.add("LatentBatch", samples1=latents[0], samples2=latents[1]), 0]
+    pipe.label = [pipe.add("VARClassLabel", model=pipe.model, label="1; 2"), 0]
+    kept = pipe.sample(latent=both, start_at_scale=4)
+    saved = [pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="b") for x in (*latents, both, kept)]
+    run = comfy.run(pipe.nodes)
+    first, second, joined, again = (pixels(comfy.images(run, node)) for node in saved)
+    assert np.abs(np.concatenate([first, second]) - joined).max() <= 1
+    assert np.abs(again[:2] - first).max() <= 1
+    assert len(again) == 4 and len({a.tobytes() for a in again}) == 4
+
+
+def test_a_saved_latent_is_loaded_and_continued(comfy, comfy_server, pipe):
+    whole = pipe.sample(seed=6, top_k=-1)
+    saved = pipe.add("SaveLatent", samples=whole, filename_prefix="kept")
+    run = comfy.run(pipe.picture(whole))
+    [expected] = [pixels(comfy.images(run))]
+    file = run.outputs[saved]["latents"][0]
+    (comfy_server.base / "input" / "kept.latent").write_bytes((comfy_server.base / "output" / file["subfolder"] / file["filename"]).read_bytes())
+    comfy.object_info(refresh=True)
+    again = Pipeline(*TINY)
+    loaded = [again.add("LoadLatent", latent="kept.latent"), 0]
+    shown = [again.add("SaveImage", images=again.decode(x), filename_prefix="l") for x in (loaded, again.sample(latent=loaded, start_at_scale=2))]
+    run = comfy.run(again.nodes)
+    assert np.abs(pixels(comfy.images(run, shown[0])) - expected).max() <= 1
+    assert pixels(comfy.images(run, shown[1])).shape == expected.shape
+
+
 def picture_file(comfy, name: str = "given.png") -> str:
     ramp = np.linspace(0, 255, EDGE, dtype=np.uint8)
     return comfy.add_input(name, Image.fromarray(np.stack([np.tile(ramp, (EDGE, 1)), np.tile(ramp[:, None], (1, EDGE)),
@@ -211,6 +241,21 @@ def test_masked_redraw_leaves_the_rest_alone(comfy, pipe):
     assert (nothing - given).abs().max() < 1e-5, "an empty mask redraws nothing"
     changed = (left - given).abs().mean((0, 1, 2))  # per column of the 4 x 4 grid
     assert changed[0] > 3 * changed[3]
+
+
+@pytest.mark.parametrize("size, is_refused", [((2 * EDGE, EDGE), True), ((EDGE // 2, EDGE // 2), False), ((EDGE + 2, EDGE), False)])
+@pytest.mark.parametrize("use", ["redraw", "protect"])
+def test_a_mask_of_another_shape_is_refused(comfy, pipe, use, size, is_refused):
+    painted = [pipe.add("MaskComposite", destination=[pipe.add("SolidMask", value=0.0, width=size[0], height=size[1]), 0],
+                        source=[pipe.add("SolidMask", value=1.0, width=8, height=8), 0], x=0, y=0, operation="add"), 0]
+    if use == "redraw":
+        sample = pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=pipe.sample(), mask=painted), 0])
+    else:
+        sample = pipe.sample(pipe.prune(ratio_1=0.5, protect=painted))
+    run = comfy.attempt(pipe.picture(sample))
+    assert run.status == ("error" if is_refused else "success")
+    assert not is_refused or f"is {size[0]}x{size[1]} pixels" in run.error.message
+    works_again(comfy)
 
 
 def test_stock_vae_encode_serves_features_that_decode_to_the_picture(comfy, pipe):
@@ -359,6 +404,15 @@ def test_foreign_latents_conditionings_and_vaes(comfy, pipe):
     pipe = Pipeline(*TINY)
     pipe.label = [pipe.add("ConditioningCombine", conditioning_1=pipe.label, conditioning_2=pipe.label), 0]
     assert "remove Conditioning Combine" in error_of(comfy, pipe.picture())
+
+    pipe = Pipeline(*TINY)
+    other = [pipe.add("VARClassLabel", model=pipe.model, label="5"), 0]
+    pipe.label = [pipe.add("ConditioningAverage", conditioning_to=pipe.label, conditioning_from=other, conditioning_to_strength=0.5), 0]
+    assert "Conditioning Average or Zero Out" in error_of(comfy, pipe.picture())
+
+    pipe = Pipeline(*TINY)
+    pipe.label = [pipe.add("ConditioningSetArea", conditioning=pipe.label, width=64, height=64, x=0, y=0, strength=1.0), 0]
+    assert "limited to an area" in error_of(comfy, pipe.picture())
 
     pipe = Pipeline(*TINY)
     pipe.label = [pipe.add("ConditioningZeroOut", conditioning=pipe.label), 0]
