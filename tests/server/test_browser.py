@@ -45,3 +45,29 @@ def test_the_demo_runs_from_the_editor(opened):
     assert (result["ending"], result["error"]) == ("execution_success", None)
     assert result["value"] > 0, "no node shows an output"
     assert result["packErrors"] == []
+
+
+SETTINGS = {"model_name", "label", "preset", "ratio_1", "ratio_2", "seed", "cfg", "top_k", "aspect_ratio", "batch_size"}
+DROP = """
+const blob = await (await fetch("/view?" + new URLSearchParams(%s))).blob();
+const data = new DataTransfer();
+data.items.add(new File([blob], "picture.png", { type: "image/png" }));
+await app.graph.clear();
+document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+await new Promise((resolve) => setTimeout(resolve, 2500));
+return { nodes: app.rootGraph.nodes.map((n) => n.type).sort(), widgets: Object.fromEntries(app.rootGraph.nodes.map((n) => [n.id,
+  Object.fromEntries((n.widgets ?? []).filter((w) => w.serialize !== false).map((w) => [w.name, w.value]))])) };
+"""
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_saved_picture_dropped_on_the_editor_brings_its_workflow_back(comfy, frontend, renderer):
+    workflow = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
+    run = comfy.run(workflow)
+    picture, *_ = [image for output in run.outputs.values() for image in output.get("images", []) if image["type"] == "output"]
+    opened, dropped = frontend.drive(renderer, [{"name": "opened for drop", "workflow": workflow},
+                                                {"name": "dropped", "evaluate": DROP % json.dumps(picture)}])
+    assert dropped["value"]["nodes"] == sorted(node["type"] for node in workflow["nodes"])
+    before, after = ({key: {name: value for name, value in values.items() if name in SETTINGS} for key, values in widgets.items()}
+                     for widgets in (opened["widgets"], dropped["value"]["widgets"]))
+    assert before == after and any(after.values())
