@@ -79,7 +79,10 @@ def random_weights(module: torch.nn.Module, device: str) -> torch.nn.Module:
 def random_pair(size: Size, device: str) -> tuple[Infinity, BSQVAE]:
     with torch.device("meta"):
         model, vae = Infinity(size.model).place("meta", size.dtype), BSQVAE(size.vae).place("meta", size.dtype)
-    return random_weights(model, device), random_weights(vae, device)
+    model = random_weights(model, device)
+    model.head.weight *= 0.1  # undecided bits: else all would be settled before any number is drawn
+    model.head.bias.zero_()
+    return model, random_weights(vae, device)
 
 
 @dataclass
@@ -214,7 +217,7 @@ def report(size: Size, device: str, runs: int) -> None:
     print(f"\nDecoder: {median(decoding):.3f} s. Whole picture, dense: {seconds['dense'] + median(decoding):.3f} s; {PAPER}: "
           f"{seconds[PAPER] + median(decoding):.3f} s.\n")
     if size.dtype == torch.float32:
-        print(f"- {verdict(min(bits) == 1)}: the naive loop draws the same bits, {sum(c.numel() for c in dense[-1].codes)} of them")
+        print(f"- {verdict(min(bits) == 1)}: the naive loop draws the same {sum(c.numel() for c in dense[-1].codes)} bits, {torch.cat(dense[-1].codes, 1).float().mean():.0%} of them set")
     else:
         print(f"- the naive loop draws {min(bits):.2%} or more of the same bits per scale: in half precision every order of sums rounds differently")
     if size.has_bar:

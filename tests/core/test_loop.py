@@ -13,13 +13,18 @@ from stepvar_core.bitwise_quantizer import BitwiseQuantizer
 from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.sampler import prepare, scale_steps
 from stepvar_core.token_sampling import Streams
+from tests.bench.naive import naive_steps
 
 POLICIES = {"dense": None, "sparse": sv.StepVAR((0.6, 0.5)), "anchor": sv.StepVAR((0.6, 0.5), fill="anchor", coverage=2),
             "cache": sv.StepVAR((0.6, 0.5), fill="cache", scope="sublayer"), "skipped": sv.StepVAR((1.0, 0.5), fill="zero")}
 
 
 def infinity() -> Infinity:
-    return seeded(Infinity(InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4, text_dim=8, text_maxlen=12, pool_heads=2, chunk=3)), 11)
+    model = Infinity(InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4, text_dim=8, text_maxlen=12, pool_heads=2, chunk=3))
+    model = seeded(model, 11)
+    model.head.weight *= 0.02  # undecided bits: else all are settled before any number is drawn
+    model.head.bias.zero_()
+    return model
 
 
 def family(name: str, device: str = "cpu"):
@@ -92,6 +97,18 @@ def test_what_is_constant_for_an_image_is_computed_once(name, policy):
     assert not {"cos", "sin", "polar", "exp", "cat"} & set(operations.names)
     if name == "var":
         assert calls["lvl_embed"] == 1
+
+
+@pytest.mark.parametrize("lengths", [(4,), (4, 9)], ids=["one", "two of different length"])
+def test_a_loop_that_computes_everything_again_draws_the_same_bits(lengths):
+    """Nothing is constant in the naive loop of the benchmark, nothing preallocated and nothing left out."""
+    model, generator = infinity(), torch.Generator().manual_seed(2)
+    texts = torch.randn(len(lengths), max(lengths), 8, generator=generator)
+    condition = model.text_condition(texts, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
+    ours = sv.sample(model, None, condition, schedule=SCHEDULE, cfg=3.0, seed=5)
+    theirs = list(naive_steps(model, model.own_quantizer(), condition, SCHEDULE, 3.0, 5))
+    assert all(torch.equal(a, b) for a, b in zip(ours.codes, theirs, strict=True))
+    assert 0.1 < torch.cat(ours.codes, 1).float().mean() < 0.9
 
 
 @pytest.mark.parametrize("policy", POLICIES)
