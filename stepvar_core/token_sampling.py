@@ -48,8 +48,9 @@ class Streams:
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Numbers drawn on the CPU, on the device; from pinned memory, so that the loop does not wait for what the GPU still does."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    """Random numbers on the device; from pinned memory, so that the loop does not wait for what a GPU still has to do."""
+    is_upload = values.device.type == "cpu" and device.type == "cuda"
+    return values.pin_memory().to(device, non_blocking=True) if is_upload else values.to(device)
 
 
 def filtered(logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
