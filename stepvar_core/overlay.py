@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import OptionError
+from .trace import LAYERS as SCORES
 from .trace import ScaleTrace, Trace
 
-LAYERS = ("kept", "structure", "texture", "importance")
+LAYERS = ("kept", *SCORES)
 # Okabe and Ito's colour-blind-safe orange for edges; a dark blue for what was pruned; viridis anchors for scores
 EDGE = (0.902, 0.624, 0.0)
 PRUNED = (0.06, 0.09, 0.25)
