@@ -124,6 +124,7 @@ async function queue(page) {
  *   { "click": place, "times": 2 }   { "hover": place }   { "press": "ArrowUp", "times": 3 }   { "type": "text" }
  *   { "focus": "css selector" }      { "evaluate": "body" }   { "wait": milliseconds }
  *   { "until": "expression" }        waits for it to become true
+ *   { "reload": true }               the page anew, as after F5
  *   { "shoot": "moment", "of": "css selector", "margin": 8 }   a screenshot, of the whole page without "of"
  */
 async function act(page, step, shoot) {
@@ -155,6 +156,8 @@ async function act(page, step, shoot) {
     return (await page.evaluate(`(async () => { ${step.evaluate} })()`)) ?? null;
   } else if ("until" in step) {
     await page.waitForFunction(step.until, null, { timeout });
+  } else if ("reload" in step) {
+    await openEditor(page);
   } else if ("shoot" in step) {
     const box = step.of && (await page.locator(step.of).first().boundingBox());
     const margin = step.margin ?? 8;

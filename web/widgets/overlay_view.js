@@ -15,7 +15,7 @@ import { STYLE } from "./style.js";
  *   opacity: number, picture: number, frame: number, urls: string[]}} View
  */
 
-const TALLEST_STAGE = 320;
+const TALLEST_STAGE = 360;
 const BELOW_AND_ABOVE = 22 + 32 + 38 + 3 * 6; // tools, lines, timeline and the gaps
 const EMPTY_HEIGHT = 56;
 

@@ -28,9 +28,10 @@ export const STYLE = `
 .stepvar-lines { flex: none; height: 32px; }
 .stepvar-lines > div { height: 16px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .stepvar-lines > div + div { color: var(--sv-dim); }
-.stepvar-timeline { position: relative; flex: none; height: 38px; cursor: pointer; border-radius: 3px; touch-action: none; }
+.stepvar-timeline { position: relative; flex: none; height: 38px; margin: 0 2px; cursor: pointer; border-radius: 3px; touch-action: none; }
 .stepvar-scale { position: absolute; top: 0; height: 38px; }
-.stepvar-scale > .stepvar-track { position: absolute; left: 0; right: 0; top: 2px; height: 18px; border-radius: 2px; overflow: hidden; background: var(--sv-field); }
+.stepvar-scale > .stepvar-track { position: absolute; left: 0; right: 0; top: 2px; height: 18px; border-radius: 2px; overflow: hidden;
+  background: repeating-linear-gradient(135deg, transparent 0 3px, color-mix(in srgb, var(--sv-fg) 22%, transparent) 3px 4px) var(--sv-field); }
 .stepvar-scale .stepvar-share { position: absolute; left: 0; right: 0; bottom: 0; background: var(--sv-ran); }
 .stepvar-scale[data-state="waiting"] .stepvar-share { opacity: 0.22; }
 .stepvar-scale[data-state="running"] .stepvar-share { animation: stepvar-pulse 0.9s ease-in-out infinite alternate; }
@@ -38,7 +39,7 @@ export const STYLE = `
 @media (prefers-reduced-motion: reduce) { .stepvar-scale[data-state="running"] .stepvar-share { animation: none; opacity: 0.5; } }
 .stepvar-scale > .stepvar-time { position: absolute; left: 0; top: 22px; height: 3px; min-width: 1px; border-radius: 1.5px; background: var(--sv-time); }
 .stepvar-scale > .stepvar-size { position: absolute; left: -4px; right: -4px; top: 26px; height: 12px; font-size: 9px; line-height: 12px; text-align: center; color: var(--sv-dim); }
-.stepvar-scale[aria-current="true"] > .stepvar-track { outline: 2px solid var(--sv-fg); outline-offset: 0; }
+.stepvar-scale[aria-current="true"] > .stepvar-track { box-shadow: 0 0 0 2px var(--sv-fg); }
 .stepvar-scale[aria-current="true"] > .stepvar-size { color: var(--sv-fg); font-weight: 600; }
 .stepvar-picker { display: flex; flex: none; gap: 4px; height: 32px; overflow-x: auto; overflow-y: hidden; scrollbar-width: thin; }
 .stepvar .stepvar-thumb { flex: none; width: 32px; height: 32px; border-radius: 4px; overflow: hidden; line-height: 32px; text-align: center; color: var(--sv-dim); background: var(--sv-field); opacity: 0.75; }
