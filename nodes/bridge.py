@@ -218,9 +218,10 @@ class Progress:
     one, (1, H, W, 3): the first picture of the batch as it came out; None without previews.
     """
 
-    def __init__(self, handle, node_id: str, job):
-        self.handle, self.node_id, self.total = handle, node_id, len(job.passes)
-        self.bar = comfy.utils.ProgressBar(self.total, node_id=node_id)
+    def __init__(self, handle, hidden, job):
+        self.handle, self.node_id, self.total = handle, hidden.unique_id, len(job.passes)
+        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id")  # other tabs may have nodes of the same id
+        self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
         self.last = None
         # what will run, so that the browser can lay out a scale's place before it ran: t, h, w, tokens that will run
@@ -230,7 +231,7 @@ class Progress:
         management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(step.index + 1, self.total, self._preview(step))
         send("stepvar.scale", {
-            "node": self.node_id, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
+            "node": self.node_id, "workflow": self.workflow, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
             "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
             "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan})
 

@@ -3,6 +3,7 @@
 // where a widget fails to start, the nodes work with plain widgets.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { attachCompare } from "./widgets/compare.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
 
@@ -18,6 +19,7 @@ const ATTACHMENTS = {
   StepVARPruning: [attachPresets],
   VARSampler: [attachSamplerOverlay],
   StepVARMaskOverlay: [attachMaskOverlay],
+  VARCompare: [attachCompare],
 };
 
 app.registerExtension({

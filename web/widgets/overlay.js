@@ -1,28 +1,32 @@
 // @ts-check
 // The mask overlay on VAR Sampler, live while it runs, and on StepVAR Mask Overlay, over the decoded pictures.
 import { localeOf, t } from "../lib/i18n.js";
-import { locatorOf, nodeByExecutionId } from "../lib/nodes.js";
+import { nodeByExecutionId } from "../lib/nodes.js";
 import { addScale, bestScale, readRun } from "../lib/trace.js";
 import { addDisplay, fileUrl, hideStockPreview, passWheelOn } from "./dom.js";
-import { storedOutput } from "./history.js";
+import { followOutput } from "./history.js";
 import { OverlayView } from "./overlay_view.js";
 
 /** The overlay of a VAR Sampler, which follows its run. @param {any} node @param {any} host {app, api, graph} */
-export function attachSamplerOverlay(node, { app, api, graph }) {
+export function attachSamplerOverlay(node, host) {
+  const { app, api } = host;
   const overlay = new Overlay(node, app, api);
   let preview = ""; // object URL of the live preview
   const keep = (url) => {
     if (preview) URL.revokeObjectURL(preview);
     preview = url;
   };
-  const isOwn = (id) => nodeByExecutionId(app.rootGraph ?? app.graph, id) === node;
+  const isOwn = (id, workflow) => {
+    const root = app.rootGraph ?? app.graph;
+    return (!workflow || !root.id || workflow === root.id) && nodeByExecutionId(root, id) === node;
+  };
   const stop = () => {
     if (overlay.view.view.phase === "running") overlay.show({ phase: "stopped" });
   };
   const listeners = {
     execution_start: () => { overlay.isLiveOld = true; },
     "stepvar.scale": ({ detail }) => {
-      if (isOwn(detail.node)) overlay.add(detail);
+      if (isOwn(detail.node, detail.workflow)) overlay.add(detail);
     },
     b_preview_with_metadata: ({ detail }) => {
       if (!isOwn(detail.displayNodeId ?? detail.nodeId)) return;
@@ -34,7 +38,7 @@ export function attachSamplerOverlay(node, { app, api, graph }) {
     execution_interrupted: stop,
   };
   for (const [name, listener] of Object.entries(listeners)) api.addEventListener(name, listener);
-  const forget = overlay.follow(graph);
+  const forget = overlay.follow(host);
   return () => {
     for (const [name, listener] of Object.entries(listeners)) api.removeEventListener(name, listener);
     keep("");
@@ -43,16 +47,18 @@ export function attachSamplerOverlay(node, { app, api, graph }) {
 }
 
 /** The overlay of a StepVAR Mask Overlay: its widgets and the node's own say the same. */
-export function attachMaskOverlay(node, { app, api, graph }) {
-  const overlay = new Overlay(node, app, api, Object.fromEntries(
+export function attachMaskOverlay(node, host) {
+  const overlay = new Overlay(node, host.app, host.api, Object.fromEntries(
     ["scale", "layer", "opacity"].map((name) => [name, node.widgets?.find((widget) => widget.name === name)])));
-  return overlay.follow(graph);
+  return overlay.follow(host);
 }
 
 class Overlay {
+  /** @param {Record<string, any> | null} linked the node's own widgets for the same choices */
   constructor(node, app, api, linked = null) {
     Object.assign(this, { node, app, api, linked });
-    this.live = "";
+    this.live = ""; // address of the live preview; isLiveOld: it belongs to an earlier run
+    this.isLiveOld = false;
     this.chosen = null; // the scale the user picked, counted from the end; null follows the run
     this.view = new OverlayView((key, values) => t(localeOf(app), key, values), (change) => this.choose(change));
     this.widget = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0] - 20));
@@ -62,45 +68,26 @@ class Overlay {
     if (linked) this.listenToWidgets();
   }
 
-  /** Takes outputs as they come, and what earlier runs left; returns what ends that. @param {EventTarget} graph */
-  follow(graph) {
-    const { node } = this;
-    const before = node.onExecuted;
-    node.onExecuted = (...args) => {
-      before?.apply(node, args);
-      this.take(args[0]);
-    };
-    const recall = () => this.recall();
-    graph.addEventListener("outputs", recall);
-    graph.addEventListener("loaded", recall);
+  /** Takes outputs as they come, and what earlier runs left; returns what ends that. @param {any} host */
+  follow(host) {
+    const forget = followOutput(this.node, host, (output, isOld) => Boolean(isOld && this.view.view.run) || this.take(output));
     return () => {
-      graph.removeEventListener("outputs", recall);
-      graph.removeEventListener("loaded", recall);
+      forget();
       this.view.destroy();
       this.node = null;
     };
   }
 
-  /** The output the editor holds for this node, else the one the server remembers. */
-  async recall() {
-    const root = this.app.rootGraph ?? this.app.graph;
-    if (!this.node?.graph) return;
-    const held = this.app.nodeOutputs?.[locatorOf(this.node, root)];
-    if (held?.stepvar) return this.take(held);
-    if (this.view.view.run) return;
-    const stored = await storedOutput(this.api, this.node, () => this.app.rootGraph ?? this.app.graph);
-    if (stored && this.node && !this.view.view.run) this.take(stored);
-  }
-
-  /** @param {any} output a node's `ui` output */
+  /** @param {any} output a node's `ui` output @returns {boolean} whether it holds a run */
   take(output) {
-    const message = output?.stepvar?.[0];
-    if (!message || message === this.message) return;
+    const message = output.stepvar?.[0];
+    if (!message || message === this.message) return Boolean(message);
     this.message = message;
     const run = readRun(message);
     const files = run.pictures.map((file) => fileUrl(this.api, file));
     const urls = files.length || !this.live ? files : [this.live];
     this.show({ run, phase: "done", urls, ...this.placeIn(run), ...(this.linked ? this.fromWidgets(run) : {}) });
+    return true;
   }
 
   /** @param {any} message one `stepvar.scale` */
@@ -108,7 +95,6 @@ class Overlay {
     const { view } = this.view;
     if (this.isLiveOld) this.live = "";
     const run = addScale(view.phase === "running" ? view.run : null, message);
-    this.message = null;
     this.show({ run, phase: "running", urls: this.live ? [this.live] : [],
       scale: this.chosen === null ? message.index : Math.max(0, run.scales.length + this.chosen) });
   }
