@@ -278,25 +278,22 @@ export class OverlayView {
     const [first, second] = this.hovered >= 0 ? this.aboutToken() : [this.aboutScale(), this.aboutRun()];
     Object.assign(this.first, { textContent: first, title: first });
     Object.assign(this.second, { textContent: second, title: second });
-    Object.entries({ "aria-valuemax": run.scales.length, "aria-valuenow": this.view.scale + 1, "aria-valuetext": this.aboutScale() })
+    Object.entries({ "aria-valuemax": run.scales.length, "aria-valuenow": this.view.scale + 1, "aria-valuetext": `${this.aboutScale()} · ${this.aboutRun()}` })
       .forEach(([name, value]) => this.timeline.setAttribute(name, String(value)));
   }
 
   aboutScale() {
-    const { run, scale: n } = this.view;
     const scale = this.scale();
     const values = { ran: scale.tokensRun, tokens: scale.tokens, share: percent(scale.tokensRun, scale.tokens) };
     const state = !scale.kept ? "waiting" : !scale.tokensRun ? "skipped" : isPruned(scale) ? "ran" : scale.tokens > 1 ? "all" : "one";
-    const parts = [this.say("overlay.scale", { n: n + 1, count: run.scales.length }), gridName(scale.size), this.say(`overlay.${state}`, values)];
-    return [...parts, ...(scale.kept ? [duration(scale.seconds)] : [])].join(" · ");
+    return [gridName(scale.size), this.say(`overlay.${state}`, values), ...(scale.kept ? [duration(scale.seconds)] : [])].join(" · ");
   }
 
   aboutRun() {
-    const { run, phase } = this.view;
+    const { run, phase, scale } = this.view;
     const { ran, tokens } = totals(run);
-    const key = phase === "running" ? "overlay.running" : phase === "stopped" ? "overlay.stopped" : "overlay.total";
-    return this.say(key, { n: phase === "running" ? Math.min(run.done + 1, run.scales.length) : run.done, count: run.scales.length,
-      share: percent(ran, tokens), time: duration(run.seconds) });
+    const values = { n: scale + 1, count: run.scales.length, done: run.done, share: percent(ran, tokens), time: duration(run.seconds) };
+    return `${this.say("overlay.scale", values)} · ${this.say(`overlay.${phase === "done" ? "total" : phase}`, values)}`;
   }
 
   aboutToken() {
