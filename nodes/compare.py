@@ -6,7 +6,7 @@ import math
 
 from ..stepvar_core.metrics import gradient_similarity, heat_map, psnr, ssim
 from ..stepvar_core.trace import Trace
-from .bridge import io, ui
+from .bridge import io
 from .inspect import temporary
 from .schema import VARTrace, schema
 
