@@ -13,6 +13,7 @@ import launch
 from stepvar_core.overlay import PRUNED, viridis
 from stepvar_core.pruning.recovery import nearest_kept
 from stepvar_core.schedule import Scale
+from stepvar_core.trace import ScaleTrace, Trace, pack_mask
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -77,6 +78,20 @@ return {{ ...__tools.state(node), cells: __tools.cells(node, size) }};
 AIM = ["#overlay .stepvar-cells", 3.5 / 16, 5.5 / 16]
 
 
+def video() -> Trace:
+    """Two clips of three frames; of the second clip's last grid the middle frame kept nothing."""
+    kept = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(8)) < 0.4
+    kept[1, 1] = False
+    return Trace((ScaleTrace((1, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.bool), 4, 0.1), ScaleTrace((3, 4, 5), kept, 20, 0.2)))
+
+
+def as_output(trace: Trace) -> dict:
+    message = trace.as_dict()
+    for scale, summary in zip(trace.scales, message["scales"]):
+        summary["kept"] = base64.b64encode(pack_mask(scale.kept)).decode()
+    return {"stepvar": [message]}
+
+
 @pytest.fixture(scope="module", params=RENDERERS)
 def seen(request, frontend):
     """Name -> what that step gave; one visit to the editor per renderer."""
@@ -135,6 +150,13 @@ def seen(request, frontend):
     add({"shoot": "reloaded"})
     # the same prompt again: every node is cached, and says its output once more
     add(*run_to_end([SAMPLER]), do(READ), name="cached")
+    # no family with nodes draws videos yet: the output of one, as the node would hand it out
+    add(do(f"__tools.mark({OVERLAY}, 'overlay'); __tools.node({OVERLAY}).onExecuted({json.dumps(as_output(video()))})"), {"wait": 500},
+        {"click": "#overlay .stepvar-thumb:nth-child(2)"}, {"focus": "#overlay .stepvar-frames input"}, {"press": "ArrowRight"},
+        {"hover": ["#overlay .stepvar-cells", 2.5 / 5, 1.5 / 4]},
+        do(f"const node = __tools.node({OVERLAY}); return {{ ...__tools.state(node), cells: __tools.cells(node, [3, 4, 5]), frames: __tools.part(node).querySelector('.stepvar-frames').textContent }};"),
+        name="video")
+    add({"shoot": "video", "of": "#overlay"})
     # within a subgraph, with another seed
     add(do(f"""const node = __tools.node({SAMPLER}); __tools.seed({SAMPLER}, {fresh} + 1);
         const {{ node: outer }} = app.rootGraph.convertToSubgraph(new Set([node]));
@@ -280,6 +302,15 @@ def test_it_comes_back(seen, moment):
 def test_a_reload_brings_the_samplers_back_from_what_the_server_remembers(seen):
     assert not seen["reloaded"]["known"], "the editor itself remembers nothing: the widget asked the server"
     assert seen["reloaded"]["sampler"]["said"] == seen["sampler"]["said"]
+
+
+def test_a_video_has_a_frame_slider(seen):
+    shown, trace = seen["video"], video()
+    kept = trace.scales[-1].kept[1]
+    assert (shown["picture"], shown["frames"]) == ("1", "Frame 2 of 3")
+    assert_shows_kept(shown, kept[1].flatten(), opacity=0.65)
+    source = nearest_kept(kept.reshape(1, -1), Scale(3, 4, 5))[0, 20 + 5 + 2].item()
+    assert shown["said"] == (f"Frame 2, row 2, column 3 of 4 × 5 · filled from ({source % 20 // 5 + 1}, {source % 5 + 1}) of frame {source // 20 + 1}")
 
 
 def test_it_works_within_a_subgraph(seen):

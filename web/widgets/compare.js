@@ -14,12 +14,13 @@ const EMPTY_HEIGHT = 56;
 /** @param {any} node @param {any} host {app, api, graph} */
 export function attachCompare(node, { app, api, graph }) {
   const view = new CompareView((key, values) => t(localeOf(app), key, values), (file) => fileUrl(api, file));
-  const height = () => view.minHeight(node.size[0] - 20);
+  const height = () => view.minHeight(view.element.clientWidth || node.size[0] - 20);
   addDisplay(node, "comparison", view.element, height);
   view.element.style.minHeight = `${height()}px`;
   hideStockPreview(node);
   passWheelOn(view.element, app);
   view.onshape = () => {
+    if (view.element.style.minHeight === `${height()}px`) return;
     view.element.style.minHeight = `${height()}px`;
     node.setDirtyCanvas?.(true, true);
   };
@@ -67,7 +68,7 @@ class CompareView {
     this.body = el("div", { style: "display: none" }, el("div", { className: "stepvar-tools" }, this.modes.element, this.verdict), this.stage, figures, this.times, this.picker.element);
     this.empty = el("div", { className: "stepvar-empty", textContent: say("compare.empty") });
     this.element = el("div", { className: "stepvar stepvar-compare" }, el("style", { textContent: STYLE }), this.empty, this.body);
-    this.observer = new ResizeObserver(() => this.place());
+    this.observer = new ResizeObserver(() => { this.place(); this.onshape(); });
     this.observer.observe(this.stage);
   }
 

@@ -61,8 +61,9 @@ class Overlay {
     this.isLiveOld = false;
     this.chosen = null; // the scale the user picked, counted from the end; null follows the run
     this.view = new OverlayView((key, values) => t(localeOf(app), key, values), (change) => this.choose(change));
-    this.widget = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0] - 20));
-    this.view.element.style.minHeight = `${this.view.minHeight(0)}px`;
+    this.widget = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0]));
+    this.view.onwidth = () => this.fitHeight();
+    this.fitHeight();
     hideStockPreview(node);
     passWheelOn(this.view.element, app);
     if (linked) this.listenToWidgets();
@@ -111,14 +112,16 @@ class Overlay {
   }
 
   show(change) {
-    const before = this.view.view.run;
     this.view.update(change);
+    this.fitHeight();
+  }
+
+  fitHeight() {
     if (!this.node) return;
-    const height = `${this.view.minHeight(this.node.size[0] - 20)}px`;
-    if (this.view.element.style.minHeight !== height || !before) {
-      this.view.element.style.minHeight = height;
-      this.node.setDirtyCanvas?.(true, true);
-    }
+    const height = `${this.view.minHeight(this.node.size[0])}px`;
+    if (this.view.element.style.minHeight === height) return;
+    this.view.element.style.minHeight = height;
+    this.node.setDirtyCanvas?.(true, true);
   }
 
   // the node's own widgets ------------------------------------------------------------------------

@@ -31,6 +31,7 @@ export class OverlayView {
     this.view = { run: null, phase: "empty", scale: 0, layer: "kept", opacity: 0.65, picture: 0, frame: 0, urls: [] };
     this.hovered = -1;
     this.width = 0;
+    this.onwidth = () => {}; // the height that is asked for depends on it
 
     this.layers = segments(say("overlay.layers"), LAYERS.map((layer) => ({
       value: layer, text: say(`overlay.${layer}`), title: say(`overlay.${layer}.tip`) })), (layer) => change({ layer }));
@@ -67,13 +68,14 @@ export class OverlayView {
     this.element.remove();
   }
 
-  /** Height the widget asks for, in CSS pixels, when the node is that wide. @param {number} width */
-  minHeight(width) {
+  /** Height the widget asks for, in CSS pixels. @param {number} nodeWidth where the widget itself is not laid out yet */
+  minHeight(nodeWidth) {
     const { run } = this.view;
     if (!run) return EMPTY_HEIGHT;
+    const width = this.element.clientWidth || nodeWidth - 20;
     const { width: w, height: h } = this.shape();
     const stage = Math.min(TALLEST_STAGE, Math.max(120, Math.round((width * h) / w)));
-    return stage + BELOW_AND_ABOVE + (run.batch > 1 ? 38 : 0) + (this.frameCount() > 1 ? 24 : 0);
+    return stage + BELOW_AND_ABOVE + (run.batch > 1 ? 38 : 0) + (this.isVideo() ? 24 : 0);
   }
 
   /** @param {Partial<View>} change */
@@ -111,9 +113,13 @@ export class OverlayView {
     return this.view.run.scales[this.view.scale];
   }
 
-  /** Latent frames of the longest clip: pictures have one. */
+  /** Frames of the shown grid, one for a picture. */
   frameCount() {
     return this.view.run ? this.scale().size[0] : 1;
+  }
+
+  isVideo() {
+    return Boolean(this.view.run?.scales.some((scale) => scale.size[0] > 1));
   }
 
   /** Which decoded file belongs to a picture at one of its frames: a video has more of them than the grid has frames. */
@@ -131,7 +137,8 @@ export class OverlayView {
 
   showFrames() {
     const count = this.frameCount();
-    this.frames.hidden = count < 2;
+    this.frames.hidden = !this.isVideo();
+    this.frame.disabled = count < 2;
     this.frame.max = String(count - 1);
     this.frame.value = String(this.view.frame);
     this.frameText.textContent = this.say("overlay.frame", { n: this.view.frame + 1, count });
@@ -142,6 +149,7 @@ export class OverlayView {
     if (width !== this.width) {
       this.width = width;
       this.drawTimeline();
+      this.onwidth();
     }
     this.draw();
   }
