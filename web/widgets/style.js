@@ -3,7 +3,7 @@
 // The three data colours are Okabe and Ito's: told apart with any kind of colour vision.
 export const STYLE = `
 .stepvar { --sv-ran: #56b4e9; --sv-time: #e69f00; --sv-fg: var(--input-text, #ddd); --sv-dim: var(--descrip-text, #999);
-  --sv-field: var(--comfy-input-bg, #222); --sv-line: var(--border-color, #4e4e4e);
+  --sv-field: var(--component-node-widget-background, var(--comfy-input-bg, #222)); --sv-line: var(--border-color, #4e4e4e);
   box-sizing: border-box; display: flex; flex-direction: column; gap: 6px; width: 100%; height: 100%; overflow: hidden;
   color: var(--sv-fg); font: 11px/16px Inter, system-ui, sans-serif; font-variant-numeric: tabular-nums; user-select: none; text-align: left; }
 .stepvar *, .stepvar *::before { box-sizing: border-box; }
