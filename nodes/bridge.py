@@ -225,6 +225,7 @@ class Progress:
         self.started, self.spent = time.perf_counter(), 0.0
         self.last = None
         # what will run, so that the browser can lay out a scale's place before it ran: t, h, w, tokens that will run
+        self.fill, self.scope = job.plans[0].fill, job.plans[0].scope
         self.plan = [[*step.scale.grid, plan.kept] for step, plan in zip(job.passes, job.plans)]
 
     def __call__(self, step) -> None:
@@ -233,7 +234,8 @@ class Progress:
         send("stepvar.scale", {
             "node": self.node_id, "workflow": self.workflow, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
             "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
-            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan})
+            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan,
+            "fill": self.fill, "scope": self.scope})
 
     def _preview(self, step):
         is_final = step.index + 1 == self.total

@@ -37,7 +37,9 @@ globalThis.__tools = {
     });
   },
   state: (node) => ({ ...__tools.part(node).dataset, said: __tools.part(node).querySelector(".stepvar-said")?.textContent,
-    picture_url: __tools.part(node).querySelector(".stepvar-stage > img")?.getAttribute("src") }),
+    picture_url: __tools.part(node).querySelector(".stepvar-stage > img")?.getAttribute("src"), for_menu: node.imgs?.length ?? 0,
+    stock: [...node.widgets.map((w) => w.name).filter((name) => name.startsWith("$$")),
+      ...[...document.querySelectorAll(`[data-node-id="${node.id}"] img`)].filter((i) => !i.closest(".stepvar") && i.offsetParent).map((i) => i.src)] }),
   output: (id) => JSON.parse(JSON.stringify(app.nodeOutputs[id] ?? null)),
   // follows one run: how often each overlay was drawn anew while it ran, and the messages that came
   watch: (ids) => {
@@ -111,7 +113,7 @@ def seen(request, frontend):
     add(do(TOOLS), do(f"__tools.mark({SAMPLER}, 'sampler'); __tools.mark({OVERLAY}, 'overlay')"))
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="empty")
     add({"shoot": "empty"}, do(f"__tools.watch([{SAMPLER}]); await app.queuePrompt(0)"),
-        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"}, {"shoot": "running"}, {"until": "__seen.ending"}, {"wait": 1500}, {"shoot": "done"})
+        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"}, {"shoot": "running"}, do(f"__seen.midway = __tools.state(__tools.node({SAMPLER}))"), {"until": "__seen.ending"}, {"wait": 1500}, {"shoot": "done"})
     add(do("return __seen"), name="run")
     add(do(f"return [__tools.output({SAMPLER}), __tools.output({OVERLAY})]"), name="outputs")
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="sampler")
@@ -225,6 +227,13 @@ def test_the_sampler_shows_its_last_pruned_scale_over_the_picture_it_previewed(s
     message = seen["outputs"][0]["stepvar"][0]
     assert len(message["pictures"]) == 1 and message["pictures"][0]["filename"] in seen["sampler"]["picture_url"]
     assert seen["sampler"]["scale"] == str(SCALES - 1) and seen["sampler"]["said"].startswith("16 × 16 · 128 of 256 tokens ran (50%)")
+
+
+def test_the_pictures_are_shown_once_and_offered_to_the_nodes_menu(seen):
+    """The editor's own preview of the same node gives way, and its menu still opens, copies and saves."""
+    assert seen["run"]["midway"]["phase"] == "running" and seen["run"]["midway"]["picture_url"].startswith("blob:")
+    assert seen["run"]["midway"]["stock"] == seen["sampler"]["stock"] == seen["kept"]["stock"] == []
+    assert (seen["sampler"]["for_menu"], seen["kept"]["for_menu"]) == (1, 2)
 
 
 def test_it_paints_the_cells_of_the_mask(seen):

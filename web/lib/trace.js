@@ -67,7 +67,7 @@ export function addScale(before, message) {
     : before.scales.slice();
   scales[index] = { ...scales[index], tokensRun: message.tokens_run, seconds: message.seconds,
     kept: decodeBits(message.kept, batch * volume(message.size)) };
-  return { scales, batch, scored: 0, fill: "nearest", scope: "scale", pruning: "", pictures: [], done: index + 1,
+  return { scales, batch, scored: 0, fill: message.fill ?? "nearest", scope: message.scope ?? "scale", pruning: "", pictures: [], done: index + 1,
     seconds: scales.reduce((sum, scale) => sum + scale.seconds, 0) };
 }
 

@@ -3,7 +3,7 @@
 import { decibels, moveDivider, nth, speedUp } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
-import { addDisplay, el, fileUrl, hideStockPreview, passWheelOn, picker, segments } from "./dom.js";
+import { addDisplay, el, fileUrl, hideStockPreview, offerImages, passWheelOn, picker, segments } from "./dom.js";
 import { followOutput } from "./history.js";
 import { STYLE } from "./style.js";
 
@@ -25,8 +25,12 @@ export function attachCompare(node, { app, api, graph }) {
     node.setDirtyCanvas?.(true, true);
   };
   const forget = followOutput(node, { app, api, graph }, (output) => {
-    if (output.stepvar_compare?.[0]) view.show(output.stepvar_compare[0]);
-    return Boolean(output.stepvar_compare);
+    const [comparison] = output.stepvar_compare ?? [];
+    if (comparison) {
+      view.show(comparison);
+      offerImages(node, comparison.difference.map((file) => fileUrl(api, file)), view.index);
+    }
+    return Boolean(comparison);
   });
   return () => {
     forget();

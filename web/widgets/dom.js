@@ -39,6 +39,12 @@ export function hideStockPreview(node) {
   node.hideOutputImages = true;
 }
 
+/** Pictures for the node's own menu: open, copy, save. @param {any} node @param {string[]} urls @param {number} index the one meant */
+export function offerImages(node, urls, index) {
+  node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
+  node.imageIndex = Math.min(index, Math.max(0, urls.length - 1));
+}
+
 /** The classic editor gets no wheel from above a DOM widget; Nodes 2.0 does. */
 export function passWheelOn(root, app) {
   root.addEventListener("wheel", (event) => {

@@ -3,7 +3,7 @@
 import { localeOf, t } from "../lib/i18n.js";
 import { nodeByExecutionId } from "../lib/nodes.js";
 import { addScale, bestScale, readRun } from "../lib/trace.js";
-import { addDisplay, fileUrl, hideStockPreview, passWheelOn } from "./dom.js";
+import { addDisplay, fileUrl, hideStockPreview, offerImages, passWheelOn } from "./dom.js";
 import { followOutput } from "./history.js";
 import { OverlayView } from "./overlay_view.js";
 
@@ -86,6 +86,8 @@ class Overlay {
     this.message = message;
     const run = readRun(message);
     const files = run.pictures.map((file) => fileUrl(this.api, file));
+    const saved = (output.images ?? []).map((file) => fileUrl(this.api, file)); // with the overlay, where the node makes them
+    offerImages(this.node, saved.length ? saved : files, 0);
     const urls = files.length || !this.live ? files : [this.live];
     this.show({ run, phase: "done", urls, ...this.placeIn(run), ...(this.linked ? this.fromWidgets(run) : {}) });
     return true;
@@ -113,6 +115,7 @@ class Overlay {
 
   show(change) {
     this.view.update(change);
+    if (this.node?.imgs) this.node.imageIndex = Math.min(this.view.view.picture, this.node.imgs.length - 1);
     this.fitHeight();
   }
 

@@ -231,7 +231,8 @@ export class OverlayView {
   /** Where every token of the shown scale and picture comes from, worked out on the first hover. */
   sources() {
     const kept = keptOf(this.scale(), this.view.picture);
-    if (!this.source && kept) this.source = sources(kept, this.scale().size, this.view.run.fill);
+    const { fill, scope } = this.view.run;
+    if (!this.source && kept) this.source = sources(kept, this.scale().size, scope === "sublayer" ? "cache" : fill); // no one source there
     return this.source;
   }
 
@@ -321,6 +322,7 @@ export class OverlayView {
     if (!from) return this.say("overlay.waiting");
     if (!scale.tokensRun) return this.say("overlay.wasSkipped");
     const origin = from[this.hovered];
+    if (this.view.run.scope === "sublayer" && isPruned(scale)) return this.say(origin === this.hovered ? "overlay.keptFirst" : "overlay.leftFirst");
     if (origin === this.hovered) {
       const others = from.reduce((count, token) => count + Number(token === origin), -1);
       return others ? this.say("overlay.isKeptFor", { n: others }) : this.say("overlay.isKept");
