@@ -14,6 +14,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         StepVARPruning,
         StepVARReport,
         VARClassLabel,
+        VARCompare,
         VAREncode,
         VARModelLoader,
         VARSampler,
@@ -30,6 +31,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "VAREncode": VAREncode,
         "StepVARMaskOverlay": StepVARMaskOverlay,
         "StepVARReport": StepVARReport,
+        "VARCompare": VARCompare,
     }
     NODE_DISPLAY_NAME_MAPPINGS = {
         "VARModelLoader": "Load VAR Model",
@@ -40,6 +42,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "VAREncode": "VAR Encode",
         "StepVARMaskOverlay": "StepVAR Mask Overlay",
         "StepVARReport": "StepVAR Report",
+        "VARCompare": "VAR Compare",
     }
 
     async def comfy_entrypoint():

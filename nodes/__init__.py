@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
+from .compare import VARCompare
 from .inspect import StepVARMaskOverlay, StepVARReport
 from .loaders import VARClassLabel, VARModelLoader
 from .pruning import StepVARPruning
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport]
+NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport,
+         VARCompare]
 
 
 class StepVARExtension(ComfyExtension):

@@ -214,31 +214,39 @@ class Progress:
     """Progress bar, live preview and one message per scale for the node that is running.
 
     Called after every scale; the host raises out of it when the user cancelled. A preview is the picture so far, from
-    the real decoder, and is left out while previews have taken more than their share of the time.
+    the real decoder, and is left out while previews have taken more than their share of the time. `last` is the final
+    one, (1, H, W, 3): the first picture of the batch as it came out; None without previews.
     """
 
-    def __init__(self, handle, node_id: str, total: int):
-        self.handle, self.node_id, self.total = handle, node_id, total
-        self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
+    def __init__(self, handle, hidden, job):
+        self.handle, self.node_id, self.total = handle, hidden.unique_id, len(job.passes)
+        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id")  # other tabs may have nodes of the same id
+        self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
+        self.last = None
+        # what will run, so that the browser can lay out a scale's place before it ran: t, h, w, tokens that will run
+        self.fill, self.scope = job.plans[0].fill, job.plans[0].scope
+        self.plan = [[*step.scale.grid, plan.kept] for step, plan in zip(job.passes, job.plans)]
 
     def __call__(self, step) -> None:
         management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(step.index + 1, self.total, self._preview(step))
         send("stepvar.scale", {
-            "node": self.node_id, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
+            "node": self.node_id, "workflow": self.workflow, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
             "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
-            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode()})
+            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan,
+            "fill": self.fill, "scope": self.scope})
 
     def _preview(self, step):
-        if not wants_previews() or not step.tokens_run:
+        is_final = step.index + 1 == self.total
+        if not wants_previews() or not (step.tokens_run or is_final):
             return None
         began = time.perf_counter()
-        is_final = step.index + 1 == self.total
         if not is_final and self.spent > PREVIEW_SHARE * (began - self.started - self.spent):
             return None
-        pixels = self.handle.vae.codec.decode(step.f_hat[:1])[0].cpu().numpy()
-        picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        pixels = self.handle.vae.codec.decode(step.f_hat[:1]).cpu()
+        picture = Image.fromarray((pixels[0].numpy() * 255).round().astype(np.uint8))
+        self.last = pixels if is_final else None
         self.spent += time.perf_counter() - began
         return "JPEG", picture, args.preview_size if hasattr(args, "preview_size") else 512
 

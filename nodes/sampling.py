@@ -9,7 +9,7 @@ from ..stepvar_core.pruning.presets import preset_ratios
 from ..stepvar_core.sampler import finish, prepare, scale_steps, watched
 from . import bridge
 from .bridge import io
-from .inspect import trace_message
+from .inspect import temporary, trace_message
 from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
@@ -47,7 +47,7 @@ class VARSampler(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
                      VARTrace.Output(display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             has_intermediate_output=True)  # a cached run still hands its trace to the browser, on hosts from 0.18.1
 
     @classmethod
@@ -70,6 +70,8 @@ class VARSampler(io.ComfyNode):
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None, start_at_scale=start_at_scale,
             end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, device=device,
             heartbeat=bridge.management.throw_exception_if_processing_interrupted)
-        result = finish(job, watched(scale_steps(job), bridge.Progress(model, cls.hidden.unique_id, len(job.passes))))
+        progress = bridge.Progress(model, cls.hidden, job)
+        result = finish(job, watched(scale_steps(job), progress))
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
-        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace)]})
+        seen = [] if progress.last is None else temporary(progress.last, cls)
+        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})
