@@ -7,6 +7,7 @@ from .canvas import EmptyVARLatent, VAREncode
 from .inspect import StepVARMaskOverlay, StepVARReport
 from .loaders import VARClassLabel, VARModelLoader
 from .pruning import StepVARPruning
+from .routes import register_routes
 from .sampling import VARSampler
 
 NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport]
@@ -17,4 +18,4 @@ class StepVARExtension(ComfyExtension):
         return NODES
 
 
-__all__ = ["NODES", "StepVARExtension", "register_folder", *(node.__name__ for node in NODES)]
+__all__ = ["NODES", "StepVARExtension", "register_folder", "register_routes", *(node.__name__ for node in NODES)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SMALL_NBYTES = 1 << 20  # whole-number tensors up to this size are read even where only shapes are asked for
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
 
@@ -42,42 +44,65 @@ class Checkpoint:
         return len({m.group(1) for m in (re.match(pattern, key) for key in self.tensors) if m})
 
 
-def read_checkpoint(path) -> Checkpoint:
-    """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable."""
+def read_checkpoint(path, shapes_only: bool = False) -> Checkpoint:
+    """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
+
+    shapes_only: no weights are read, tensors are on the meta device; small whole-number ones keep their values, which
+    may tell sizes (lvl_1L). Takes milliseconds whatever the file's size.
+    """
     path = Path(path)
     if path.is_dir():
-        tensors, metadata = _read_folder(path)
+        tensors, metadata = _read_folder(path, shapes_only)
     elif not path.is_file():
         raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
     else:
-        tensors, metadata = _read_one(path)
+        tensors, metadata = _read_one(path, shapes_only)
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
 
 
-def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def stamp(path) -> tuple:
+    """What changes when the files of a checkpoint do: names, times and sizes, config.json beside them included."""
+    path = Path(path)
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path, path.parent / "config.json"]
+    return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
+
+
+def _read_one(path: Path, shapes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix in SAFETENSORS:
-        return _read_safetensors(path)
+        return _read_safetensors(path, shapes_only)
     if path.suffix in TORCH:
-        return _read_torch(path), {}
+        return _read_torch(path, shapes_only), {}
     raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def shape(file, key: str) -> Tensor:
+        part = file.get_slice(key)
+        shape = part.get_shape()
+        is_small = part.get_dtype() in ("I64", "I32") and math.prod(shape) * 8 <= SMALL_NBYTES
+        return file.get_tensor(key) if is_small else torch.empty(shape, device="meta")
+
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            return {key: shape(file, key) if shapes_only else file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+    def shape(tensor: Tensor) -> Tensor:
+        is_small = not tensor.is_floating_point() and tensor.nbytes <= SMALL_NBYTES
+        return tensor.clone() if is_small else torch.empty(tensor.shape, device="meta")
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped, not read: pages of the file come into memory when they are touched, and shapes touch none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if shapes_only else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
         raise CheckpointMismatch(
             f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error
-    return _unwrapped(content, path.name)
+    tensors = _unwrapped(content, path.name)
+    return {key: shape(tensor) for key, tensor in tensors.items()} if shapes_only else tensors
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
@@ -93,7 +118,7 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_folder(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     index = next((path / name for name in INDEXES if (path / name).is_file()), None)
     if index is not None:
         try:
@@ -107,7 +132,7 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(missing) or 'safetensors files'}.", "Download the whole folder.")
     tensors, metadata = {}, {}
     for name in shards:
-        part, about = _read_one(path / name)
+        part, about = _read_one(path / name, shapes_only)
         tensors |= part
         metadata |= about
     return tensors, metadata
