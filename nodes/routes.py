@@ -51,20 +51,21 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
 
 def _question(query) -> dict:
     """Arguments of plan(). Raises OptionError naming the first parameter that is none of its choices."""
-    def one_of(name: str, choices, default: str | None) -> str:
+    def one_of(name: str, choices, default: str) -> str:
         value = query.get(name, default)
-        if value is None:
-            raise OptionError(f"{name} is missing.", "Name a model that Load VAR Model lists.")
         if value not in choices:
-            raise OptionError(f"{name} is {value[:60]!r}.", "Choose one that Load VAR Model lists." if name == "model" else f"Choose one of {', '.join(choices)}.")
+            raise OptionError(f"{name} is {value[:60]!r}.", f"Choose one of {', '.join(choices)}.")
         return value
 
+    model = query.get("model", "")
+    if model not in bridge.model_names():
+        raise OptionError(f"There is no model {model[:60]!r}.", "Put the file into models/var and press R to refresh, or choose another.")
     batch = query.get("batch", "1")
     if not re.fullmatch(r"[0-9]{1,3}", batch) or not 1 <= int(batch) <= MAX_BATCH:
         raise OptionError(f"batch is {batch[:60]!r}.", f"Use a whole number from 1 to {MAX_BATCH}.")
     return {"aspect_ratio": one_of("aspect_ratio", ASPECT_RATIOS, "1:1"), "size": one_of("size", SIZES, "auto"), "batch": int(batch),
             "weight_dtype": one_of("weight_dtype", bridge.DTYPES, "auto"), "labels": one_of("labels", ("0", "1"), "0") == "1",
-            "model": one_of("model", bridge.model_names(), None)}
+            "model": model}
 
 
 def _json(content: dict, status: int = 200) -> web.Response:

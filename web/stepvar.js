@@ -3,6 +3,7 @@
 // where a widget fails to start, the nodes work with plain widgets.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { createClassFinder } from "./widgets/classes.js";
 import { createEqualizer } from "./widgets/equalizer.js";
 import { attachPresets } from "./widgets/presets.js";
 
@@ -12,6 +13,7 @@ import { attachPresets } from "./widgets/presets.js";
  * @type {Record<string, ((node: any, host: {app: any, api: any}) => (() => void) | void)[]>}
  */
 const ATTACHMENTS = {
+  VARClassLabel: [createClassFinder()],
   StepVARPruning: [attachPresets, createEqualizer()],
 };
 

@@ -110,11 +110,11 @@ function attach(node, host, plans, calibration) {
     const cost = view.cost;
     const number = (/** @type {number} */ n) => formatNumber(n, locale);
     const percent = (/** @type {number} */ share) => number(Math.round(100 * share));
-    const notes = [error, isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null,
-      asked === "null" ? say("connect") : null, isReading && !plan ? say("reading") : null];
+    const notes = [isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null];
+    const remark = cost ? "" : error ?? (asked === "null" ? say("connect") : isReading ? say("reading") : say("unknown"));
     const seconds = cost && calibration.predict(modelKey(), cost.passes.map((p) => p.flops));
     return {
-      title: say("title"), hint: say("hint"), note: notes.find(Boolean) ?? null, isError: Boolean(error),
+      title: say("title"), legend: view.cost ? say("legend") : "", hint: say("hint"), note: notes.find(Boolean) ?? null, remark, isError: Boolean(error),
       speedup: cost ? `${formatNumber(cost.speedup, locale, cost.speedup < 10 ? 2 : 1)}×` : "–", speedupCaption: say("speedup"),
       tokens: cost ? say("tokens", { kept: number(cost.kept), tokens: number(cost.tokens) }) : "",
       time: !cost ? "" : seconds == null ? say("run_once") : seconds < 0.995 ? say("milliseconds", { milliseconds: number(Math.round(seconds * 1000)) })

@@ -7,8 +7,8 @@ const STYLE = `
   --ink: var(--input-text, #ddd);
   --dim: color-mix(in srgb, var(--ink) 62%, transparent);
   --line: color-mix(in srgb, var(--ink) 13%, transparent);
-  --kept: #3096e0;
-  --skip: #d98a00;
+  --kept: color-mix(in srgb, #2a90dd 90%, var(--ink));
+  --skip: color-mix(in srgb, #e08a00 80%, var(--ink));
   container-type: inline-size;
   display: flex; flex-direction: column; box-sizing: border-box;
   width: 100%; height: 100%; min-height: 236px; max-height: 436px; padding: 9px 10px 8px; overflow: hidden;
@@ -17,9 +17,10 @@ const STYLE = `
 }
 .stepvar-equalizer * { box-sizing: border-box; }
 .stepvar-equalizer svg { display: block; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round; }
-.stepvar-eq-readout { flex: none; height: 14px; overflow: hidden; color: var(--dim); text-overflow: ellipsis; white-space: nowrap; }
+.stepvar-eq-readout { display: flex; flex: none; justify-content: space-between; gap: 8px; height: 14px; color: var(--dim); white-space: nowrap; }
+.stepvar-eq-readout div { min-width: 0; overflow: hidden; text-overflow: ellipsis; }
+.stepvar-eq-readout div + div { flex: none; font-size: 9.5px; opacity: .8; }
 .stepvar-eq-readout.is-live { color: var(--ink); }
-.stepvar-eq-readout.is-error { color: var(--error-text, #f0705a); }
 .stepvar-eq-columns { display: flex; flex: 1 1 auto; gap: 5px; min-height: 0; margin-top: 8px; }
 .stepvar-eq-column { display: flex; flex: 1 1 0; flex-direction: column; min-width: 0; text-align: center; }
 .stepvar-eq-value { display: flex; flex: none; align-items: center; justify-content: center; height: 14px; margin-bottom: 4px;
@@ -28,27 +29,32 @@ const STYLE = `
 .stepvar-eq-label { margin-top: 6px; }
 .stepvar-eq-share { color: var(--dim); }
 .stepvar-eq-track { position: relative; flex: 1 1 auto; min-height: 60px; margin: 0 3px; border-radius: 3px; outline: none; cursor: ns-resize; touch-action: none;
-  background: repeating-linear-gradient(to top, var(--line) 0 3px, transparent 3px 4px); }
+  background: repeating-linear-gradient(to top, var(--line) 0 4px, transparent 4px 6px); }
 .stepvar-eq-track::after { position: absolute; inset: 0 -4px -7px; content: ""; }
 .stepvar-eq-fill { position: absolute; inset: auto 0 0; height: calc(var(--level) * 100%); border-radius: 2px;
-  background: repeating-linear-gradient(to top, var(--kept) 0 3px, transparent 3px 4px); }
+  background: repeating-linear-gradient(to top, var(--kept) 0 4px, transparent 4px 6px); }
 .stepvar-eq-cap { position: absolute; right: -3px; bottom: calc(var(--level) * 100%); left: -3px; height: 5px; margin-bottom: -3px; border-radius: 2px;
   background: var(--ink); box-shadow: 0 0 0 2px var(--component-node-widget-background, var(--comfy-input-bg, #222)); }
 .stepvar-eq-track:hover .stepvar-eq-cap { background: color-mix(in srgb, var(--kept) 45%, var(--ink)); }
 .stepvar-eq-track:focus-visible { outline: 2px solid var(--kept); outline-offset: 4px; }
+.stepvar-eq-column.is-whole .stepvar-eq-fill { opacity: .62; }
+.stepvar-eq-column.is-whole .stepvar-eq-value { color: var(--dim); }
 .stepvar-eq-column.is-skipped .stepvar-eq-track { background: repeating-linear-gradient(-45deg, color-mix(in srgb, var(--skip) 34%, transparent) 0 2px, transparent 2px 6px);
   box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--skip) 70%, transparent); }
 .stepvar-eq-column.is-skipped .stepvar-eq-value { color: var(--skip); }
 .stepvar-eq-column.is-skipped .stepvar-eq-cap { background: var(--skip); }
 .stepvar-eq-column.is-linked .stepvar-eq-track { cursor: not-allowed; }
-.stepvar-eq-column.is-linked .stepvar-eq-fill { background: repeating-linear-gradient(to top, var(--dim) 0 3px, transparent 3px 4px); opacity: .6; }
+.stepvar-eq-column.is-linked .stepvar-eq-fill { background: repeating-linear-gradient(to top, var(--dim) 0 4px, transparent 4px 6px); opacity: .6; }
 .stepvar-eq-column.is-linked .stepvar-eq-cap { display: none; }
 .stepvar-eq-column.is-locked { flex: 0 0 auto; color: var(--dim); }
-.stepvar-eq-bank { display: flex; flex: 1 1 auto; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .45; }
-.stepvar-eq-bank div { width: 4px; border-radius: 1px; background: repeating-linear-gradient(to top, var(--ink) 0 3px, transparent 3px 4px); }
+.stepvar-eq-bank { display: flex; flex: 1 1 auto; justify-content: center; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .45; }
+.stepvar-eq-bank div { width: 4px; border-radius: 1px; background: repeating-linear-gradient(to top, var(--ink) 0 4px, transparent 4px 6px); }
 .stepvar-eq-summary { display: flex; flex: none; align-items: center; justify-content: space-between; gap: 10px; height: 48px; margin-top: 8px; padding-top: 8px;
   border-top: 1px solid var(--line); }
 .stepvar-eq-speedup { font-size: 22px; font-weight: 600; line-height: 24px; letter-spacing: -.02em; }
+.stepvar-eq-remark { display: -webkit-box; flex: 1 1 auto; overflow: hidden; color: var(--dim); -webkit-box-orient: vertical; -webkit-line-clamp: 3; line-clamp: 3; user-select: text; }
+.stepvar-eq-remark.is-error { color: color-mix(in srgb, #e5484d 75%, var(--ink)); }
+.stepvar-eq-summary > [hidden] { display: none; }
 .stepvar-eq-caption, .stepvar-eq-facts { font-size: 10.5px; line-height: 15px; white-space: nowrap; }
 .stepvar-eq-caption { color: var(--dim); }
 .stepvar-eq-facts { min-width: 0; overflow: hidden; text-align: right; }
@@ -89,7 +95,7 @@ function sign(paths) {
  * @typedef {{onPress: (place: number, pointer: Pointer) => boolean, onMove: (pointer: Pointer) => void, onRelease: () => void,
  *   onReset: (place: number) => void, onKey: (place: number, key: string, shift: boolean) => boolean, onKeyUp: () => void}} Handlers
  * @typedef {{value: string, label: string, share: string, name: string, state: string, readout: string}} ColumnTexts
- * @typedef {{title: string, hint: string, note: string | null, isError: boolean, speedup: string, speedupCaption: string, tokens: string,
+ * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean, speedup: string, speedupCaption: string, tokens: string,
  *   time: string, memory: string, memoryParts: string, columns: ColumnTexts[]}} Texts
  */
 
@@ -97,10 +103,14 @@ function sign(paths) {
 export function buildFace(handlers) {
   const style = document.createElement("style");
   style.textContent = STYLE;
-  const readout = make("div", "stepvar-eq-readout");
+  const [message, legend] = [make("div", ""), make("div", "")];
+  const readout = make("div", "stepvar-eq-readout", [message, legend]);
   const columns = make("div", "stepvar-eq-columns");
   const [speedup, caption, tokens, time] = ["speedup", "caption", "tokens", "time"].map((name) => make("div", `stepvar-eq-${name}`));
-  const summary = make("div", "stepvar-eq-summary", [make("div", "", [speedup, caption]), make("div", "stepvar-eq-facts", [tokens, time])]);
+  const numbers = [make("div", "", [speedup, caption]), make("div", "stepvar-eq-facts", [tokens, time])];
+  const remark = make("div", "stepvar-eq-remark"); // in place of the numbers, where there is no model
+  remark.setAttribute("role", "status");
+  const summary = make("div", "stepvar-eq-summary", [...numbers, remark]);
   const element = make("div", "stepvar stepvar-equalizer", [style, readout, columns, summary]);
   element.setAttribute("role", "group");
   readout.setAttribute("aria-hidden", "true"); // each slider says the same itself
@@ -114,10 +124,10 @@ export function buildFace(handlers) {
 
   function showReadout() {
     const text = texts?.columns[live]?.readout;
-    readout.textContent = text ?? texts?.note ?? texts?.title ?? "";
-    readout.title = text ? "" : texts?.note ?? texts?.hint ?? "";
+    message.textContent = text ?? texts?.note ?? texts?.title ?? "";
+    legend.textContent = text || texts?.note ? "" : texts?.legend ?? "";
+    readout.title = text ? "" : [texts?.note, texts?.hint].filter(Boolean).join("\n");
     readout.classList.toggle("is-live", Boolean(text));
-    readout.classList.toggle("is-error", !text && Boolean(texts?.isError));
   }
 
   function point(/** @type {number} */ index) {
@@ -156,7 +166,6 @@ export function buildFace(handlers) {
     track.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       event.stopPropagation();
-      track.focus({ preventScroll: true });
       isHeld = handlers.onPress(place, pointer(event));
       if (isHeld) track.setPointerCapture(event.pointerId);
     });
@@ -198,7 +207,7 @@ export function buildFace(handlers) {
       view.columns.forEach((column, i) => {
         const { root, track, value, label, share } = built[i];
         const text = now.columns[i];
-        root.className = `stepvar-eq-column is-${column.state}`;
+        root.className = `stepvar-eq-column is-${column.state}${column.kept === 1 ? " is-whole" : ""}`;
         track.style.setProperty("--level", String(column.kept));
         track.setAttribute("aria-label", column.place ? text.name : text.readout);
         [label.textContent, share.textContent] = [text.label, text.share];
@@ -211,6 +220,10 @@ export function buildFace(handlers) {
       [speedup.textContent, caption.textContent, tokens.textContent] = [now.speedup, now.speedupCaption, now.tokens];
       time.textContent = [now.time, now.memory].filter(Boolean).join(" · ");
       time.title = now.memoryParts;
+      remark.textContent = now.remark;
+      remark.classList.toggle("is-error", now.isError);
+      for (const part of numbers) part.hidden = Boolean(now.remark);
+      remark.hidden = !now.remark;
       showReadout();
     },
 

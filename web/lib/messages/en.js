@@ -2,7 +2,8 @@
 // Sorted by widget; i18n.t fills in the {names}.
 /** @type {Record<string, string>} */
 export default {
-  "equalizer.title": "Tokens kept per scale",
+  "equalizer.title": "Tokens kept, %",
+  "equalizer.legend": "below: share of the time",
   "equalizer.hint": "Drag a bar. Shift moves all, double-click resets. Pull below the end to skip a scale.",
   "equalizer.percent": "{n} %",
   "equalizer.bar": "{grid} · {share} % of the time",
@@ -27,8 +28,10 @@ export default {
   "equalizer.memory_parts": "{weights} weights and {cache} of keys and values for a batch of {batch}",
   "equalizer.reading": "Reading the model …",
   "equalizer.connect": "Connect a model to see its scales",
-  "equalizer.adjusted": "No scale is skipped at this model and size: the preset prunes instead",
+  "equalizer.adjusted": "No scale is skipped here: pruned instead",
+  "equalizer.unknown": "Speed and tokens appear once the model is known",
   "equalizer.preset_linked": "A link sets the preset; bars count when it is Custom",
   "classes.find": "Find a class …",
+  "classes.connect": "Connect a model to find its classes",
   "classes.title": "Adds one of the model's {count} classes to the label",
 };

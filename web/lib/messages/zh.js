@@ -1,7 +1,8 @@
 // @ts-check
 /** @type {Record<string, string>} */
 export default {
-  "equalizer.title": "各尺度保留的 token",
+  "equalizer.title": "保留的 token，%",
+  "equalizer.legend": "下方：时间占比",
   "equalizer.hint": "拖动柱条。按住 Shift 一起移动，双击复位。拉到底部以下即跳过该尺度。",
   "equalizer.percent": "{n}%",
   "equalizer.bar": "{grid} · 占时间 {share}%",
@@ -26,8 +27,10 @@ export default {
   "equalizer.memory_parts": "权重 {weights}，键值缓存 {cache}（批次 {batch}）",
   "equalizer.reading": "正在读取模型……",
   "equalizer.connect": "连接模型以查看其尺度",
-  "equalizer.adjusted": "此模型和尺寸不跳过任何尺度：预设改为剪枝",
+  "equalizer.adjusted": "此处不跳过尺度，改为剪枝",
+  "equalizer.unknown": "识别模型后显示速度与 token",
   "equalizer.preset_linked": "预设由连线设定；选择 Custom 时柱条才生效",
   "classes.find": "查找类别……",
+  "classes.connect": "连接模型以查找类别",
   "classes.title": "把模型的 {count} 个类别之一加入标签",
 };
