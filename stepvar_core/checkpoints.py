@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,9 @@ log = logging.getLogger(__name__)
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SMALL_NBYTES = 1 << 20  # whole-number tensors up to this size are read even where only shapes are asked for
+TELLING = {"lvl_1L"}  # buffers whose values say sizes: read even where only shapes are asked for
+DTYPES = {"I64": torch.int64, "I32": torch.int32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # it may come in
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
 
@@ -47,8 +48,8 @@ class Checkpoint:
 def read_checkpoint(path, shapes_only: bool = False) -> Checkpoint:
     """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
 
-    shapes_only: no weights are read, tensors are on the meta device; small whole-number ones keep their values, which
-    may tell sizes (lvl_1L). Takes milliseconds whatever the file's size.
+    shapes_only: no weights are read, tensors are on the meta device; only buffers that tell sizes keep their values.
+    Takes milliseconds whatever the file's size.
     """
     path = Path(path)
     if path.is_dir():
@@ -76,33 +77,55 @@ def _read_one(path: Path, shapes_only: bool = False) -> tuple[dict[str, Tensor],
 
 
 def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    def shape(file, key: str) -> Tensor:
-        part = file.get_slice(key)
-        shape = part.get_shape()
-        is_small = part.get_dtype() in ("I64", "I32") and math.prod(shape) * 8 <= SMALL_NBYTES
-        return file.get_tensor(key) if is_small else torch.empty(shape, device="meta")
-
     try:
+        if shapes_only:
+            return _read_header(path)
         with safe_open(path, framework="pt") as file:
-            return {key: shape(file, key) if shapes_only else file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
-def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
-    def shape(tensor: Tensor) -> Tensor:
-        is_small = not tensor.is_floating_point() and tensor.nbytes <= SMALL_NBYTES
-        return tensor.clone() if is_small else torch.empty(tensor.shape, device="meta")
+def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the meta device from a safetensors header: u64 length, then JSON of dtype, shape and data_offsets per key.
 
+    Not by safe_open, which maps the whole file: a machine with less memory than the file has bytes refuses that.
+    Raises ValueError for a header that makes no sense.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, path.stat().st_size - 8):
+            raise ValueError("its header has no sensible length")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else {}
+        try:
+            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items()}
+            for key in TELLING & header.keys():
+                start, end = header[key]["data_offsets"]
+                if not 0 <= start < end <= start + MAX_HEADER:
+                    raise ValueError(f"{key} lies at {start} to {end}")
+                file.seek(8 + length + start)
+                values = torch.frombuffer(bytearray(file.read(end - start)), dtype=DTYPES[header[key]["dtype"]])
+                tensors[key] = values.reshape(header[key]["shape"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"its header makes no sense ({type(error).__name__})") from error
+    return tensors, {str(k): str(v) for k, v in metadata.items()}
+
+
+def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
     try:
         # mapped, not read: pages of the file come into memory when they are touched, and shapes touch none
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if shapes_only else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
+        if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
+            raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.", "Convert it to .safetensors, or run it.") from error
         raise CheckpointMismatch(
             f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error
     tensors = _unwrapped(content, path.name)
-    return {key: shape(tensor) for key, tensor in tensors.items()} if shapes_only else tensors
+    if shapes_only:
+        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()}
+    return tensors
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
