@@ -37,6 +37,9 @@ export function oncePerFrame(run) {
       run();
     });
   };
-  schedule.cancel = () => cancelAnimationFrame(frame);
+  schedule.cancel = () => {
+    cancelAnimationFrame(frame);
+    frame = 0;
+  };
   return schedule;
 }

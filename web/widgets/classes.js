@@ -5,6 +5,7 @@ import { findUpstream, isLinked, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { after, on, oncePerFrame } from "../lib/listen.js";
 import { createPlans } from "../lib/plans.js";
+import { keepMounted } from "./mount.js";
 
 const HEIGHT = 26;
 const STYLE = `
@@ -41,6 +42,7 @@ function attach(node, host, plans, id) {
   field.setAttribute("list", id);
   field.autocomplete = "off";
   element.append(style, field, list);
+  const mount = keepMounted(node, element);
   /** @type {string[]} */
   let names = [];
   let asked = "";
@@ -62,6 +64,7 @@ function attach(node, host, plans, id) {
     field.placeholder = t(locale, names.length ? "classes.find" : "classes.connect");
     field.title = names.length ? t(locale, "classes.title", { count: names.length }) : "";
     field.setAttribute("aria-label", field.placeholder);
+    mount.check();
   }
   const schedule = oncePerFrame(refresh);
 
@@ -92,6 +95,6 @@ function attach(node, host, plans, id) {
   return () => {
     schedule.cancel();
     undo.forEach((off) => off());
-    element.remove();
+    mount.retire();
   };
 }

@@ -10,6 +10,7 @@ import { costOf, passesOf } from "../lib/plan.js";
 import { createPlans } from "../lib/plans.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
 import { buildFace } from "./equalizer_face.js";
+import { keepMounted } from "./mount.js";
 
 const HEIGHT = 236; // of the face, in CSS pixels
 const GROWTH = 200; // a taller node gives its bars up to this much more
@@ -41,6 +42,7 @@ function attach(node, host, plans, calibration) {
 
   const root = () => host.app.rootGraph ?? host.app.graph;
   const face = buildFace({ onPress, onMove, onRelease, onReset, onKey, onKeyUp: release });
+  const mount = keepMounted(node, face.element);
   /** @type {import("../lib/plan.js").Plan | null} */
   let plan = null;
   /** @type {string | null} */
@@ -103,6 +105,7 @@ function attach(node, host, plans, calibration) {
     const locale = localeOf(host.app);
     const say = (/** @type {string} */ key, /** @type {Record<string, string | number>} */ values = {}) => t(locale, `equalizer.${key}`, values);
     face.draw(view, texts(say, locale));
+    mount.check();
   }
 
   /** @param {(key: string, values?: Record<string, string | number>) => string} say @param {string} locale */
@@ -295,6 +298,6 @@ function attach(node, host, plans, calibration) {
     schedule.cancel();
     release();
     undo.forEach((off) => off());
-    face.remove();
+    mount.retire();
   };
 }

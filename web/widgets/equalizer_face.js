@@ -226,9 +226,5 @@ export function buildFace(handlers) {
       remark.hidden = !now.remark;
       showReadout();
     },
-
-    remove() {
-      element.remove();
-    },
   };
 }

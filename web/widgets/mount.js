@@ -1,0 +1,24 @@
+// @ts-check
+// Keeping a DOM widget's element in its node. Nodes 2.0 (seen in 1.47) reuses the components of a node that undo replaced by
+// another of the same id: they go on showing the element of the widget that is gone, and never ask for the new one.
+
+/**
+ * @param {any} node @param {HTMLElement} element
+ * @returns {{check: () => void, retire: () => void}} check() after the node got its id, and whenever it is drawn: takes the
+ *   place of a retired element; retire() when the node is removed
+ */
+export function keepMounted(node, element) {
+  const kind = element.className;
+  return {
+    check() {
+      element.dataset.node = String(node.id);
+      if (element.isConnected) return;
+      const left = [...document.getElementsByClassName(kind)].find((other) =>
+        other instanceof HTMLElement && other.dataset.retired === "true" && other.dataset.node === element.dataset.node);
+      left?.replaceWith(element);
+    },
+    retire() {
+      element.dataset.retired = "true"; // the host takes it away with the node's component
+    },
+  };
+}
