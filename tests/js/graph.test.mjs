@@ -54,7 +54,7 @@ function nested() {
   const inner = pruning(10);
   inner.inputs.push({ name: "ratio_1", type: "FLOAT", widget: { name: "ratio_1" }, link: null });
   inner.widgets = [{ name: "ratio_1", value: 0.1 }];
-  const subgraph = graphOf([inner], [[1, -10, 0, 10, 0], [2, 10, 0, -20, 0], [3, -10, 1, 10, 2]],
+  const subgraph = graphOf([inner], [[1, -10, 0, 10, 0], [2, 10, 0, "-20", 0], [3, "-10", 1, 10, 2]],
     { inputs: [{ name: "model", type: "VAR_MODEL" }, { name: "ratio_1", type: "FLOAT" }], outputs: [{ name: "out", type: "VAR_MODEL" }] });
   const host = { ...node(2, "uuid", ["VAR_MODEL", { name: "ratio_1", type: "FLOAT", widget: { name: "ratio_1" } }], ["VAR_MODEL"], { ratio_1: 0.7 }), subgraph };
   const nodes = [loader(1), host, sampler(3)];

@@ -2,8 +2,9 @@
 // Finding what a node is connected to: along links, through Reroute nodes, bypassed nodes and the walls of subgraphs.
 // Works on the editor's graph objects, reads only, and never throws on a half-built graph.
 
-const SUBGRAPH_INPUT = -10; // ids the editor gives to the two walls inside a subgraph
-const SUBGRAPH_OUTPUT = -20;
+// ids the editor gives to the two walls inside a subgraph: numbers in some versions, texts in others
+const isInputWall = (/** @type {any} */ id) => Number(id) === -10;
+const isOutputWall = (/** @type {any} */ id) => Number(id) === -20;
 const BYPASSED = 4;
 const FAR = 100; // nodes on a path; a loop of links ends here
 
@@ -38,7 +39,7 @@ export function sourceOf(root, node, slot, type) {
   let graph = node?.graph;
   let link = linkOf(graph, node?.inputs?.[slot]?.link);
   for (let i = 0; link && i < FAR; i++) {
-    if (link.origin_id === SUBGRAPH_INPUT) {
+    if (isInputWall(link.origin_id)) {
       const [host] = hostsOf(root, graph);
       const entry = host?.inputs?.[link.origin_slot];
       [graph, link] = [host?.graph, linkOf(host?.graph, entry?.link)];
@@ -93,7 +94,7 @@ export function findDownstream(root, node, type, wanted) {
   leave(node);
   while (open.length && seen.size < FAR) {
     const { graph, link } = /** @type {any} */ (open.shift());
-    if (link.target_id === SUBGRAPH_OUTPUT) {
+    if (isOutputWall(link.target_id)) {
       for (const host of hostsOf(root, graph)) add(host.graph, host.outputs?.[link.target_slot]?.links);
       continue;
     }
@@ -122,7 +123,7 @@ export function widgetValue(root, node, name) {
   for (let i = 0; at && i < FAR; i++) {
     const link = linkOf(at.graph, inputOf(at, called)?.link);
     if (!link) return own(at, called);
-    if (link.origin_id !== SUBGRAPH_INPUT) {
+    if (!isInputWall(link.origin_id)) {
       const origin = at.graph?.getNodeById?.(link.origin_id);
       return origin?.type === "PrimitiveNode" ? origin.widgets?.[0]?.value : undefined;
     }

@@ -41,7 +41,7 @@ function attach(node, host, plans, calibration) {
   if (!preset || !faders.length || !node.addDOMWidget) return;
 
   const root = () => host.app.rootGraph ?? host.app.graph;
-  const face = buildFace({ onPress, onMove, onRelease, onReset, onKey, onKeyUp: release });
+  const face = buildFace({ onPress, onMove, onRelease, onReset, onKey, onKeyEnd });
   const mount = keepMounted(node, face.element);
   /** @type {import("../lib/plan.js").Plan | null} */
   let plan = null;
@@ -253,6 +253,11 @@ function attach(node, host, plans, calibration) {
   function onGraphChanged() {
     if (!plan && !isReading) asked = null;
     schedule();
+  }
+
+  /** A key came up, or the focus left a bar, as it does when another one is pressed. */
+  function onKeyEnd() {
+    if (!drag) release();
   }
 
   // what the server says of a run --------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ function sign(paths) {
 /**
  * @typedef {{y: number, height: number, shift: boolean}} Pointer y from the top of the bar's track, which is `height` high
  * @typedef {{onPress: (place: number, pointer: Pointer) => boolean, onMove: (pointer: Pointer) => void, onRelease: () => void,
- *   onReset: (place: number) => void, onKey: (place: number, key: string, shift: boolean) => boolean, onKeyUp: () => void}} Handlers
+ *   onReset: (place: number) => void, onKey: (place: number, key: string, shift: boolean) => boolean, onKeyEnd: () => void}} Handlers
  * @typedef {{value: string, label: string, share: string, name: string, state: string, readout: string}} ColumnTexts
  * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean, speedup: string, speedupCaption: string, tokens: string,
  *   time: string, memory: string, memoryParts: string, columns: ColumnTexts[]}} Texts
@@ -182,10 +182,10 @@ export function buildFace(handlers) {
       event.preventDefault();
       event.stopPropagation(); // the editor would delete the node, or move it
     });
-    track.addEventListener("keyup", () => handlers.onKeyUp());
+    track.addEventListener("keyup", () => handlers.onKeyEnd());
     track.addEventListener("focus", () => point(index));
     track.addEventListener("blur", () => {
-      handlers.onKeyUp();
+      handlers.onKeyEnd();
       point(-1);
     });
   }
