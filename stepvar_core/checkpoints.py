@@ -96,9 +96,9 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER, path.stat().st_size - 8):
             raise ValueError("its header has no sensible length")
-        header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else {}
         try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
             tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items()}
             for key in TELLING & header.keys():
                 start, end = header[key]["data_offsets"]
@@ -109,7 +109,7 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 tensors[key] = values.reshape(header[key]["shape"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"its header makes no sense ({type(error).__name__})") from error
-    return tensors, {str(k): str(v) for k, v in metadata.items()}
+    return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
 
 
 def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ JOBS = {
         await app.extensionManager.command.execute("Comfy.Canvas.FitView");""", "wait": 900}, READY, SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("within"), {"shoot": "page"}],
     "linked": [{"evaluate": """
         const graph = app.canvas.graph, node = graph.nodes.find((n) => n.type === "StepVARPruning"), number = LiteGraph.createNode("PrimitiveFloat");
-        number.pos = [0, -200]; graph.add(number);
+        number.pos = [0, -200]; number.widgets[0].value = 0.25; graph.add(number);
         number.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "ratio_2"));""", "wait": 500}, SEEN, shot("linked"),
                {"drag": at(2, 0.5), "to": at(2, 0.9)}, {"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]}, SEEN],
     "alone": [{"evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning'); n.disconnectInput(0);", "wait": 500}, SEEN, shot("alone"),
@@ -199,6 +199,7 @@ def test_a_linked_ratio_is_locked(visit):
     linked, after = visit["linked"]
     assert linked["states"][-2] == "linked" and linked["sliders"][-2]["disabled"] == "true" and "link" in linked["sliders"][-2]["text"]
     assert after["ratios"][:3] == [0.7, 0.5, 0.2], "the link's own bar stays; the others move"
+    assert after["sliders"][-2]["now"] == "75", "as Custom, the link's value counts"
 
 
 def test_without_a_model_bars_are_plain(visit):

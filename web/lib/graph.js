@@ -125,7 +125,7 @@ export function widgetValue(root, node, name) {
     if (!link) return own(at, called);
     if (!isInputWall(link.origin_id)) {
       const origin = at.graph?.getNodeById?.(link.origin_id);
-      return origin?.type === "PrimitiveNode" ? origin.widgets?.[0]?.value : undefined;
+      return /^Primitive/.test(origin?.type) ? origin.widgets?.[0]?.value : undefined; // PrimitiveNode, PrimitiveFloat, …
     }
     const entry = at.graph.inputs?.[link.origin_slot];
     [at, called] = [hostsOf(root, at.graph)[0], entry?.name];

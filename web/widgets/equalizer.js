@@ -10,7 +10,7 @@ import { costOf, passesOf } from "../lib/plan.js";
 import { createPlans } from "../lib/plans.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
 import { buildFace } from "./equalizer_face.js";
-import { keepMounted } from "./mount.js";
+import { keepMounted, passToCanvas } from "./mount.js";
 
 const HEIGHT = 236; // of the face, in CSS pixels
 const GROWTH = 200; // a taller node gives its bars up to this much more
@@ -70,7 +70,7 @@ function attach(node, host, plans, calibration) {
 
   function read() {
     return viewOf({ plan, presets, preset: preset.value, settings: settings(),
-      faders: faders.map((/** @type {any} */ w) => ({ ratio: Number(w.value), linked: isLinked(node, w.name) })) });
+      faders: faders.map((/** @type {any} */ w) => ({ ratio: Number(widgetValue(root(), node, w.name) ?? w.value), linked: isLinked(node, w.name) })) });
   }
 
   /** The model this node's wire comes from, as a question to the server; null without one. */
@@ -296,6 +296,7 @@ function attach(node, host, plans, calibration) {
     ...["onConfigure", "onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
     ...[preset, ...faders, ...SETTINGS.map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
     on(host.api, "graphChanged", onGraphChanged),
+    passToCanvas(face.element, () => host.app.canvas),
     on(host.api, "executed", onExecuted),
   ];
   schedule();
