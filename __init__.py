@@ -19,9 +19,11 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         VARModelLoader,
         VARSampler,
         register_folder,
+        register_routes,
     )
 
     register_folder()
+    register_routes()
     NODE_CLASS_MAPPINGS = {
         "VARModelLoader": VARModelLoader,
         "VARClassLabel": VARClassLabel,

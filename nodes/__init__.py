@@ -8,6 +8,7 @@ from .compare import VARCompare
 from .inspect import StepVARMaskOverlay, StepVARReport
 from .loaders import VARClassLabel, VARModelLoader
 from .pruning import StepVARPruning
+from .routes import register_routes
 from .sampling import VARSampler
 
 NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport,
@@ -19,4 +20,4 @@ class StepVARExtension(ComfyExtension):
         return NODES
 
 
-__all__ = ["NODES", "StepVARExtension", "register_folder", *(node.__name__ for node in NODES)]
+__all__ = ["NODES", "StepVARExtension", "register_folder", "register_routes", *(node.__name__ for node in NODES)]

@@ -6,6 +6,7 @@ import base64
 import logging
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import comfy.model_management as management
@@ -19,7 +20,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import ComfyExtension, io, ui
 from PIL import Image
 
-from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint
+from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint, stamp
 from ..stepvar_core.errors import CheckpointMismatch, LatentMismatch
 from ..stepvar_core.registry import CODECS, MODELS, build, detect
 from ..stepvar_core.trace import pack_mask
@@ -94,12 +95,33 @@ def load_model(name: str, weight_dtype: str):
         raise CheckpointMismatch(f"{checkpoint.name} is {family.what}; the nodes run {', '.join(FAMILIES)} models so far.",
                                  "Use stepvar_core from Python for this family (see README), or choose a VAR file.")
     device, offload = management.get_torch_device(), management.unet_offload_device()
-    parameters = sum(t.numel() for t in checkpoint.tensors.values())
-    stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
-    compute = management.unet_manual_cast(stored, device, COMPUTE) or stored
+    stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(family, checkpoint, ops=comfy.ops.pick_operations(stored, compute, load_device=device), dtype=stored, device=offload)
     model.compute_dtype = compute
     return _patcher(model, device, offload)
+
+
+def _dtypes(checkpoint, weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
+    """How the host stores the transformer's weights, and computes with them."""
+    device = management.get_torch_device()
+    parameters = sum(t.numel() for t in checkpoint.tensors.values())
+    stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
+    return stored, management.unet_manual_cast(stored, device, COMPUTE) or stored
+
+
+def outline(name: str, weight_dtype: str):
+    """The transformer of a listed name on the meta device: sizes, schedules and costs, but no weights."""
+    path = _resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors")
+    return _outline(path, stamp(path), weight_dtype)
+
+
+@lru_cache(maxsize=16)
+def _outline(path: Path, _stamp: tuple, weight_dtype: str):
+    checkpoint = read_checkpoint(path, shapes_only=True)
+    stored, compute = _dtypes(checkpoint, weight_dtype)
+    model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
+    model.compute_dtype = compute
+    return model
 
 
 def load_vae(name: str, family: str, model_name: str):
@@ -251,13 +273,24 @@ class Progress:
         return "JPEG", picture, args.preview_size if hasattr(args, "preview_size") else 512
 
 
-def send(event: str, payload: dict) -> None:
-    """A message to the browser tab that queued the prompt; nothing happens without a server."""
+def _server():
     from server import PromptServer  # the server module starts up with the process; importing it early would be a cycle
 
-    instance = getattr(PromptServer, "instance", None)
+    return getattr(PromptServer, "instance", None)
+
+
+def send(event: str, payload: dict) -> None:
+    """A message to the browser tab that queued the prompt; nothing happens without a server."""
+    instance = _server()
     if instance is not None:
         instance.send_sync(event, payload, instance.client_id)
+
+
+def add_route(path: str, handler) -> None:
+    """Answers GET `path` with `handler`; nothing happens without a server."""
+    instance = _server()
+    if instance is not None:
+        instance.routes.get(path)(handler)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,9 @@
 // where a widget fails to start, the nodes work with plain widgets.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
+import { createEqualizer } from "./widgets/equalizer.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
 
@@ -16,7 +18,8 @@ const graph = new EventTarget();
  * @type {Record<string, ((node: any, host: {app: any, api: any, graph: EventTarget}) => (() => void) | void)[]>}
  */
 const ATTACHMENTS = {
-  StepVARPruning: [attachPresets],
+  VARClassLabel: [createClassFinder()],
+  StepVARPruning: [attachPresets, createEqualizer()],
   VARSampler: [attachSamplerOverlay],
   StepVARMaskOverlay: [attachMaskOverlay],
   VARCompare: [attachCompare],

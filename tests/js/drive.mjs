@@ -134,6 +134,7 @@ async function act(page, step, shoot) {
     if (!box) throw new Error(`nothing visible matches ${css}`);
     return [box.x + x * box.width, box.y + y * box.height];
   };
+  let answer = null;
   if ("drag" in step) {
     const [from, to] = [await place(step.drag), await place(step.to)];
     for (const key of step.hold ?? []) await page.keyboard.down(key);
@@ -153,7 +154,7 @@ async function act(page, step, shoot) {
   } else if ("focus" in step) {
     await page.locator(step.focus).first().focus();
   } else if ("evaluate" in step) {
-    return (await page.evaluate(`(async () => { ${step.evaluate} })()`)) ?? null;
+    answer = (await page.evaluate(`(async () => { ${step.evaluate} })()`)) ?? null;
   } else if ("until" in step) {
     await page.waitForFunction(step.until, null, { timeout });
   } else if ("reload" in step) {
@@ -166,7 +167,7 @@ async function act(page, step, shoot) {
     throw new Error(`unknown step ${JSON.stringify(step)}`);
   }
   await page.waitForTimeout(step.wait ?? 80); // the editor answers in its next frames
-  return null;
+  return answer;
 }
 
 async function run(page, job, seen) {
