@@ -5,11 +5,12 @@ from __future__ import annotations
 from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
 from .inspect import StepVARMaskOverlay, StepVARReport
-from .loaders import VARClassLabel, VARModelLoader
+from .loaders import VARClassLabel, VARModelLoader, VARTextEncoderLoader
 from .pruning import StepVARPruning
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport]
+NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay,
+         StepVARReport]
 
 
 class StepVARExtension(ComfyExtension):
