@@ -58,8 +58,8 @@ class VARTextEncoderLoader(io.ComfyNode):
                 io.Combo.Input("encoder_name_2", options=[text_encoders.NONE, *names], default=text_encoders.NONE,
                                tooltip="For models that read two encoders. Infinity reads one: leave on none."),
             ],
-            outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens, the rest is cut off. T5 knows no "
-                                    "prompt weights: (word:1.3) is read as word.")])
+            outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens, the rest is cut off. T5 knows "
+                                    "no prompt weights: (word:1.3) is read as word.")])
 
     @classmethod
     def execute(cls, encoder_name, type="auto", encoder_name_2=text_encoders.NONE) -> io.NodeOutput:

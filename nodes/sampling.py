@@ -34,8 +34,8 @@ class VARSampler(io.ComfyNode):
                                        "8B 3). VAR ramps it up from scale to scale, and 0 is none; Infinity applies it to every scale, and 1 is none. "
                                        "None takes half the time."),
                 io.Float.Input("temperature", default=-1.0, min=-1.0, max=10.0, step=0.01,
-                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR 1, Infinity 2B 0.5, 8B 1). The time is "
-                                       "the same."),
+                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR 1, Infinity 2B 0.5, 8B 1). The time "
+                                       "is the same."),
                 io.Int.Input("top_k", default=-1, min=-1, max=100000,
                              tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance. 0 is off, "
                                      "-1 the model's default (VAR 900). Infinity draws bits: only 1 makes a difference."),

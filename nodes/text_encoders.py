@@ -71,7 +71,8 @@ def t5_config(checkpoint: Checkpoint) -> dict:
         tensors.setdefault("shared.weight", alias)
     for pattern, what in FOREIGN:
         if any(re.match(pattern, key) for key in tensors):
-            raise CheckpointMismatch(f"{checkpoint.name} is {what}, not FLAN-T5 XL.", "Choose google/flan-t5-xl: its folder, or a file of its encoder.")
+            raise CheckpointMismatch(f"{checkpoint.name} is {what}, not FLAN-T5 XL.",
+                                     "Choose google/flan-t5-xl: its folder, or a file of its encoder.")
     shapes = [checkpoint.shape(key) for key in (
         "shared.weight", FIRST + POSITIONS, FIRST + "0.SelfAttention.q.weight", FIRST + "1.DenseReluDense.wi_0.weight")]
     if any(shape is None or len(shape) != 2 for shape in shapes):

@@ -57,8 +57,8 @@ def write_t5(folder: Path, width: int = TEXT, shard_bytes: str = "3MB", **sizes)
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(**{"vocab_size": 32128, "d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 4,
-                         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0, **sizes})
+    config = T5Config(**{"vocab_size": 32128, "d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 3, "num_decoder_layers": 1,
+                         "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0, **sizes})
     model = T5ForConditionalGeneration(config).train(False).requires_grad_(False)
     generator = torch.Generator().manual_seed(32)
     for name, parameter in model.named_parameters():
@@ -69,8 +69,8 @@ def write_t5(folder: Path, width: int = TEXT, shard_bytes: str = "3MB", **sizes)
 
 
 def _infinity(seed: int, **sizes) -> dict[str, torch.Tensor]:
-    """Infinity with four narrow blocks in two chunks; the vocabulary of bits, the levels and the text's length are official."""
-    return _random(Infinity(InfinityConfig(depth=4, chunk=2, width=64, heads=2, hidden=128, text_dim=TEXT, pool_heads=2, **sizes)), seed)
+    """Infinity with two narrow blocks, each its own chunk; the bits, the levels and the text's length are official."""
+    return _random(Infinity(InfinityConfig(depth=2, chunk=1, width=64, heads=2, hidden=128, text_dim=TEXT, pool_heads=2, **sizes)), seed)
 
 
 def write_infinity_2b(path: Path) -> None:
@@ -94,9 +94,9 @@ def write_infinity_8b(folder: Path, form: str = "safetensors") -> None:
 
 
 def _bsq_vae(path: Path, levels: int, dim: int, seed: int) -> None:
-    """An Infinity VAE as upstream saves it, of the official depth with 32 channels in every level."""
+    """An Infinity VAE as upstream saves it, of the official depth with 32 channels and as few convolutions as there can be in every level."""
     patch = 2 if levels == 4 else 1
-    tensors = _random(BSQVAE(BSQVAEConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=1, z_channels=dim, patch=patch)), seed)
+    tensors = _random(BSQVAE(BSQVAEConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=0, z_channels=dim, patch=patch)), seed)
     mask = 2 ** torch.arange(dim - 1, -1, -1)
     torch.save({"vae": tensors | {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}}, path)
 

@@ -102,8 +102,8 @@ def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, 
 
 
 # as typed, and what T5 reads
-WEIGHTED = {"a (red:1.3) fox ((in the snow:0.8), at dawn :1.2)": "a red fox in the snow, at dawn ", "a (red) fox (at 12:30)": "a (red) fox (at 12:30)",
-            "a \\(red\\) fox": "a (red) fox", "(a:.5) (b:-1)(c: 2.)": "a bc", "((((:1": "((((:1"}
+WEIGHTED = {"a (red:1.3) fox ((in the snow:0.8), at dawn :1.2)": "a red fox in the snow, at dawn ",
+            "a (red) fox (at 12:30)": "a (red) fox (at 12:30)", "a \\(red\\) fox": "a (red) fox", "(a:.5) (b:-1)(c: 2.)": "a bc", "((((:1": "((((:1"}
 PROMPTS = ["", PROMPT, "Ein Fuchs \u2013 na\u00efve caf\u00e9, 12:30 (at noon); <b>\n\n two  spaces", "word " * 700]
 
 
@@ -167,6 +167,8 @@ def test_our_clip_agrees_with_transformers(comfy_server, models, encoded):
             assert found[f"{name}|{i}"].shape == (1, len(ids), 256)
             assert (found[f"{name}|{i}"] - expected[form]).abs().max() < 1e-5 * expected[form].abs().max(), (form, prompt[:20])
     assert about["tokenized"] == [tokenizer(text)["input_ids"] for text in WEIGHTED.values()]
+    refusal = about["read"].pop("two for three")
+    assert about["read"] == {"one for three": [5, 5, 5], "two, masked": [2, 5]} and "holds 2 prompts; the batch has 3 pictures" in refusal
     assert about["stored"][files["fp8"]] == ["torch.float16", "torch.float8_e4m3fn"]
     assert about["stored"][files["fp32"]] == about["stored"][files["fp16"]] == ["torch.float16"]
 
@@ -399,10 +401,8 @@ def test_a_prompt_longer_than_the_models_text(comfy, models):
 
 def wrong_encoders(folder: Path) -> dict[str, tuple[str, ...]]:
     """Files a user might take for FLAN-T5 XL, and the words of the refusal."""
-    whole = load_file(folder / "t5_fp32.safetensors") if (folder / "t5_fp32.safetensors").exists() else {}
-    if not whole:
-        encoder_files(folder)
-        whole = load_file(folder / "t5_fp32.safetensors")
+    encoder_files(folder)
+    whole = load_file(folder / "t5_fp32.safetensors")
     bias = "layer.0.SelfAttention.relative_attention_bias.weight"
 
     class Code:
@@ -425,10 +425,12 @@ def wrong_encoders(folder: Path) -> dict[str, tuple[str, ...]]:
     (folder / "cut.safetensors").write_bytes((folder / "t5_fp32.safetensors").read_bytes()[:2000])
     half = folder / "half"
     half.mkdir(exist_ok=True)
-    (half / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    (half / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {
+        key: f"model-0000{i}-of-00002.safetensors" for key, i in (("a", 1), ("b", 2))}}))
     save_file({"a": torch.zeros(1)}, half / "model-00001-of-00002.safetensors")
-    return {"umt5.safetensors": ("UMT5 or Pile-T5",), "xxl.safetensors": ("T5 XXL (4096 channels)", "2048 channels"), "old.safetensors": ("first generation",),
-            "clip_l.safetensors": ("a CLIP text encoder",), "qwen.safetensors": ("a language model",), "foreign.safetensors": ("no whole T5", "conv.weight"),
+    return {"umt5.safetensors": ("UMT5 or Pile-T5",), "xxl.safetensors": ("T5 XXL (4096 channels)", "2048 channels"),
+            "old.safetensors": ("first generation",), "clip_l.safetensors": ("a CLIP text encoder",),
+            "qwen.safetensors": ("a language model",), "foreign.safetensors": ("no whole T5", "conv.weight"),
             "holes.safetensors": ("missing",), "scaled.safetensors": ("unexpected (scaled_fp8)",), "code.pt": ("refused on purpose",),
             "cut.safetensors": ("damaged or incomplete",), "half/": ("lacks model-00002-of-00002.safetensors",),
             "half/model-00001-of-00002.safetensors": ("choose the folder",)}
