@@ -18,6 +18,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         VAREncode,
         VARModelLoader,
         VARSampler,
+        VARTextEncoderLoader,
         register_folder,
         register_routes,
     )
@@ -26,6 +27,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
     register_routes()
     NODE_CLASS_MAPPINGS = {
         "VARModelLoader": VARModelLoader,
+        "VARTextEncoderLoader": VARTextEncoderLoader,
         "VARClassLabel": VARClassLabel,
         "EmptyVARLatent": EmptyVARLatent,
         "StepVARPruning": StepVARPruning,
@@ -37,6 +39,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
     }
     NODE_DISPLAY_NAME_MAPPINGS = {
         "VARModelLoader": "Load VAR Model",
+        "VARTextEncoderLoader": "Load VAR Text Encoder",
         "VARClassLabel": "VAR Class Label",
         "EmptyVARLatent": "Empty VAR Latent",
         "StepVARPruning": "StepVAR Pruning",

@@ -6,13 +6,13 @@ from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
 from .compare import VARCompare
 from .inspect import StepVARMaskOverlay, StepVARReport
-from .loaders import VARClassLabel, VARModelLoader
+from .loaders import VARClassLabel, VARModelLoader, VARTextEncoderLoader
 from .pruning import StepVARPruning
 from .routes import register_routes
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport,
-         VARCompare]
+NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay,
+         StepVARReport, VARCompare]
 
 
 class StepVARExtension(ComfyExtension):

@@ -33,7 +33,7 @@ class StepVARPruning(io.ComfyNode):
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
                 with_options({"stepvar_presets": PRESETS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
-                                     "skips no scale; the paper's presets are fastest and drop the most detail. A preset skips scales only on the "
+                                     "skips no scale; Fastest and the paper's presets drop the most detail. A preset skips scales only on the "
                                      "family and size it was published for, and prunes them elsewhere."),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),
                 io.Float.Input("structure_weight", default=0.5, min=0.0, max=1.0, step=0.05,

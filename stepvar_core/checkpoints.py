@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,19 +45,23 @@ class Checkpoint:
         return len({m.group(1) for m in (re.match(pattern, key) for key in self.tensors) if m})
 
 
-def read_checkpoint(path, shapes_only: bool = False) -> Checkpoint:
+def _every_key(key: str) -> bool:
+    return True
+
+
+def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key) -> Checkpoint:
     """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
 
-    shapes_only: no weights are read, tensors are on the meta device; only buffers that tell sizes keep their values.
-    Takes milliseconds whatever the file's size.
+    keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read, tensors are on
+    the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the file's size.
     """
     path = Path(path)
     if path.is_dir():
-        tensors, metadata = _read_folder(path, shapes_only)
+        tensors, metadata = _read_folder(path, shapes_only, keep)
     elif not path.is_file():
         raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
     else:
-        tensors, metadata = _read_one(path, shapes_only)
+        tensors, metadata = _read_one(path, shapes_only, keep)
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
 
 
@@ -68,20 +72,20 @@ def stamp(path) -> tuple:
     return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
 
 
-def _read_one(path: Path, shapes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_one(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix in SAFETENSORS:
-        return _read_safetensors(path, shapes_only)
+        return _read_safetensors(path, shapes_only, keep)
     if path.suffix in TORCH:
-        return _read_torch(path, shapes_only), {}
+        return {key: tensor for key, tensor in _read_torch(path, shapes_only).items() if keep(key)}, {}
     raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
-def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if shapes_only:
             return _read_header(path)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys() if keep(key)}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
@@ -141,21 +145,28 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_folder(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    index = next((path / name for name in INDEXES if (path / name).is_file()), None)
-    if index is not None:
-        try:
-            shards = sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointMismatch(f"{index.name} in {path.name} is not a shard index.", "Download the folder again.") from error
-    else:
-        shards = sorted(p.name for p in path.iterdir() if p.suffix in SAFETENSORS)
-    missing = [name for name in shards if not (path / name).is_file()]
-    if missing or not shards:
-        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(missing) or 'safetensors files'}.", "Download the whole folder.")
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointMismatch(f"{index.name} in {index.parent.name} is not a shard index.", "Download the folder again.") from error
+
+
+def _read_folder(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All shards an index names; a folder may hold the index of a format whose shards were not downloaded. Without one, all
+    safetensors files, or all .bin files."""
+    listed = [_shards(path / name) for name in INDEXES if (path / name).is_file()]
+    lacking = [[name for name in shards if not (path / name).is_file()] for shards in listed]
+    if not listed:
+        names = sorted(p.name for p in path.iterdir() if p.is_file())
+        listed = [[n for n in names if Path(n).suffix in SAFETENSORS] or [n for n in names if Path(n).suffix == ".bin"]]
+        lacking = [[]]
+    shards = next((shards for shards, missing in zip(listed, lacking) if shards and not missing), None)
+    if shards is None:
+        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder.")
     tensors, metadata = {}, {}
     for name in shards:
-        part, about = _read_one(path / name, shapes_only)
+        part, about = _read_one(path / name, shapes_only, keep)
         tensors |= part
         metadata |= about
     return tensors, metadata
