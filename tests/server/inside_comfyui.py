@@ -15,10 +15,10 @@ sys.argv = ["main.py", "--cpu"]
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
-import nodes as host_nodes  # noqa: E402
-
 import comfy.model_management as management  # noqa: E402
 import torch  # noqa: E402
+
+import nodes as host_nodes  # noqa: E402
 
 
 def load_pack():
