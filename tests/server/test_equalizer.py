@@ -60,7 +60,8 @@ JOBS = {
     "opened": [SEEN, shot("opened"), {"hover": BEFORE}, SEEN, shot("hovered")],
     "dragged": [SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("dragged"), UNDO, ratio_is(0.5), SEEN, REDO, ratio_is(0.8), SEEN, RELOAD,
                 ratio_is(0.8), SEEN],
-    "dragged out": [{"drag": CAP, "to": at(1, 1.2)}, SEEN, shot("skipped"), {"drag": CAP, "to": at(1, -0.4)}, SEEN, {"drag": at(3, 0.5), "to": at(3, 0.4)}, SEEN],
+    "dragged out": [{"drag": CAP, "to": at(1, 1.2)}, SEEN, shot("skipped"), {"drag": CAP, "to": at(1, -0.4)}, SEEN, {"drag": at(3, 0.5), "to": at(3, 0.4)}, SEEN,
+                    {"click": at(2, 0.3), "times": 2}, SEEN],
     "shifted": [{"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]}, SEEN, shot("together"), UNDO, ratio_is(0.4), SEEN],
     "double-clicked": [{"drag": CAP, "to": at(1, 0.9)}, {"click": at(1, 0.95), "times": 2}, SEEN],
     "keys": [{"focus": LAST}, {"press": "ArrowDown", "times": 3}, SEEN, {"press": "Shift+ArrowUp"}, SEEN, shot("focused"), {"press": "Home"}, SEEN, {"press": "End"}, SEEN,
@@ -147,7 +148,7 @@ def test_a_drag_edits_the_ratio_and_is_one_step_of_history(visit):
 
 
 def test_a_scale_is_skipped_beyond_the_end_only(visit):
-    out, up, next_bar = visit["dragged out"]
+    out, up, next_bar, _ = visit["dragged out"]
     assert out["ratios"][0] == 1 and out["states"][-1] == "skipped" and out["values"][-1] == "skip" and out["sliders"][-1]["text"] == "skipped"
     assert up["ratios"][0] == 0 and up["states"][-1] == "free"
     assert next_bar["ratios"][:4] == [0, 0.3, 0.4, 0] and next_bar["undo"] == up["undo"] + 1, "one bar after the other"
@@ -162,6 +163,8 @@ def test_shift_moves_all_bars_in_one_step(visit):
 def test_a_double_click_goes_back_to_the_preset(visit):
     [seen] = visit["double-clicked"]
     assert seen["ratios"] == [0.5, 0.5, 0, 0, 0, 0] and seen["preset"] == "Balanced"
+    *_, was_custom = visit["dragged out"]
+    assert was_custom["ratios"][:3] == [0, 0, 0.4] and was_custom["preset"] == "Custom", "without a preset, every token"
 
 
 def test_the_keyboard_moves_bars(visit):
