@@ -133,7 +133,7 @@ function attach(node, host, plans, calibration) {
         const linked = c.state === "linked" ? say("linked") : "";
         return {
           value: c.state === "skipped" ? say("skip") : c.state === "locked" ? "" : number(Math.round(100 * c.kept)),
-          label: c.state === "locked" ? (c.scales > 1 ? `${c.first}–${c.label}` : c.label) : c.label || (c.place === 1 ? say("last") : ""),
+          label: c.state === "locked" ? (c.scales > 1 ? `≤${c.label}` : c.label) : c.label || (c.place === 1 ? say("last") : ""),
           share: c.share === null ? "" : say("percent", { n: share }),
           name: [name, bar].filter(Boolean).join(", "), state: [kept, linked].filter(Boolean).join(", "),
           readout: c.state === "locked" ? say("locked", { count: c.scales, share }) : [bar || name, kept, linked].filter(Boolean).join(" · "),
