@@ -12,13 +12,13 @@ pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 FACE, LAST, BEFORE = ".stepvar-equalizer", "[data-place='1']", "[data-place='2']"
 CAP = f"{LAST} .stepvar-eq-cap"
-READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === '1×1–4×4'"}
+READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === '≤4×4'"}
 
 
 def ratio_is(value: float) -> dict:
     """The graph was loaded anew and its equalizer is there: waits for that, however slow the machine."""
     return {"until": f"document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') === '{round(100 - 100 * value)}' "
-                     "&& document.querySelector('.stepvar-eq-label').textContent === '1×1–4×4' "
+                     "&& document.querySelector('.stepvar-eq-label').textContent === '≤4×4' "
                      f"&& app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name === 'ratio_1').value === {value}", "wait": 400}
 
 
@@ -60,7 +60,8 @@ JOBS = {
     "opened": [SEEN, shot("opened"), {"hover": BEFORE}, SEEN, shot("hovered")],
     "dragged": [SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("dragged"), UNDO, ratio_is(0.5), SEEN, REDO, ratio_is(0.8), SEEN, RELOAD,
                 ratio_is(0.8), SEEN],
-    "dragged out": [{"drag": CAP, "to": at(1, 1.2)}, SEEN, shot("skipped"), {"drag": CAP, "to": at(1, -0.4)}, SEEN, {"drag": at(3, 0.5), "to": at(3, 0.4)}, SEEN],
+    "dragged out": [{"drag": CAP, "to": at(1, 1.2)}, SEEN, shot("skipped"), {"drag": CAP, "to": at(1, -0.4)}, SEEN, {"drag": at(3, 0.5), "to": at(3, 0.4)}, SEEN,
+                    {"click": at(2, 0.3), "times": 2}, SEEN],
     "shifted": [{"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]}, SEEN, shot("together"), UNDO, ratio_is(0.4), SEEN],
     "double-clicked": [{"drag": CAP, "to": at(1, 0.9)}, {"click": at(1, 0.95), "times": 2}, SEEN],
     "keys": [{"focus": LAST}, {"press": "ArrowDown", "times": 3}, SEEN, {"press": "Shift+ArrowUp"}, SEEN, shot("focused"), {"press": "Home"}, SEEN, {"press": "End"}, SEEN,
@@ -121,7 +122,7 @@ def test_it_stands_above_the_ratios_and_saves_nothing(visit):
 
 def test_bars_are_the_connected_models_scales(visit):
     seen, hovered = visit["opened"]
-    assert seen["labels"] == ["1×1–4×4", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
+    assert seen["labels"] == ["≤4×4", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
     assert seen["states"] == ["locked"] + 6 * ["free"] and seen["values"] == ["", "100", "100", "100", "100", "50", "50"]
     assert sum(int(s.removesuffix("\u00a0%").removesuffix(" %")) for s in seen["shares"]) == pytest.approx(100, abs=3)
     assert seen["tokens"] == "468 of 680 tokens" and seen["speedup"] == "1.60×"
@@ -147,7 +148,7 @@ def test_a_drag_edits_the_ratio_and_is_one_step_of_history(visit):
 
 
 def test_a_scale_is_skipped_beyond_the_end_only(visit):
-    out, up, next_bar = visit["dragged out"]
+    out, up, next_bar, _ = visit["dragged out"]
     assert out["ratios"][0] == 1 and out["states"][-1] == "skipped" and out["values"][-1] == "skip" and out["sliders"][-1]["text"] == "skipped"
     assert up["ratios"][0] == 0 and up["states"][-1] == "free"
     assert next_bar["ratios"][:4] == [0, 0.3, 0.4, 0] and next_bar["undo"] == up["undo"] + 1, "one bar after the other"
@@ -162,6 +163,8 @@ def test_shift_moves_all_bars_in_one_step(visit):
 def test_a_double_click_goes_back_to_the_preset(visit):
     [seen] = visit["double-clicked"]
     assert seen["ratios"] == [0.5, 0.5, 0, 0, 0, 0] and seen["preset"] == "Balanced"
+    *_, was_custom = visit["dragged out"]
+    assert was_custom["ratios"][:3] == [0, 0, 0.4] and was_custom["preset"] == "Custom", "without a preset, every token"
 
 
 def test_the_keyboard_moves_bars(visit):

@@ -9,7 +9,7 @@ import { CUSTOM, ratiosOf } from "./presets.js";
  * @typedef {{ratio: number, linked: boolean}} Fader what a ratio widget says
  *
  * One column. place 0 = the scales no widget reaches. kept and share from 0 to 1; tokens, keptTokens null without a model.
- * @typedef {{place: number, state: "free" | "linked" | "locked" | "skipped", label: string, first: string, scales: number,
+ * @typedef {{place: number, state: "free" | "linked" | "locked" | "skipped", label: string, scales: number,
  *   index: number, kept: number, share: number | null, tokens: number | null, keptTokens: number | null, canSkip: boolean}} Column
  *
  * @typedef {{columns: Column[], ratios: number[], isAdjusted: boolean, scales: number,
@@ -48,7 +48,7 @@ export function viewOf({ plan, presets, preset, faders, settings }) {
   const cost = estimate(plan, ratios, settings);
   const keptIn = (/** @type {number} */ place) => cost.passes.reduce((sum, p) => sum + (placeOf(plan, p.scale, faders.length) === place ? p.kept : 0), 0);
   const columns = barsOf(plan, faders.length, settings).map((bar) => column(bar.place, bar.place ? ratios[bar.place - 1] : 0, isFixed(bar.place), {
-    label: gridName(bar.size), first: gridName(bar.first), scales: bar.scales, share: bar.share, tokens: bar.tokens, keptTokens: keptIn(bar.place),
+    label: gridName(bar.size), scales: bar.scales, share: bar.share, tokens: bar.tokens, keptTokens: keptIn(bar.place),
     canSkip: bar.canSkip, index: bar.place ? plan.scales.length - bar.place + 1 : 0 }));
   return { columns, ratios, isAdjusted, scales: plan.scales.length, cost };
 }
@@ -62,7 +62,7 @@ function placeOf(plan, scale, widgets) {
 function column(place, ratio, linked, more) {
   const skipped = ratio === 1 && more.canSkip;
   const kept = more.tokens ? (more.keptTokens ?? 0) / more.tokens : 1 - ratio;
-  return { place, state: !place ? "locked" : linked ? "linked" : skipped ? "skipped" : "free", kept, label: "", first: "", scales: 1, index: 0,
+  return { place, state: !place ? "locked" : linked ? "linked" : skipped ? "skipped" : "free", kept, label: "", scales: 1, index: 0,
     share: null, tokens: null, keptTokens: null, canSkip: false, ...more };
 }
 

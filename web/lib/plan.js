@@ -117,7 +117,7 @@ export function estimate(plan, ratios, settings = {}) {
 /**
  * One bar per scale that ratios address, first to last; scales of several clips with the same ratio share one, labelled as
  * the last of them. place 0: all that no ratio widget reaches.
- * @typedef {{place: number, size: number[], first: number[], scales: number, tokens: number, share: number, canSkip: boolean}} Bar
+ * @typedef {{place: number, size: number[], scales: number, tokens: number, share: number, canSkip: boolean}} Bar
  * @param {Plan} plan @param {number} widgets how many ratio widgets there are @param {Settings} [settings] @returns {Bar[]}
  */
 export function barsOf(plan, widgets, settings = {}) {
@@ -128,7 +128,7 @@ export function barsOf(plan, widgets, settings = {}) {
   const bars = new Map();
   plan.scales.forEach((scale, index) => {
     const place = scale.place <= widgets ? scale.place : 0;
-    const bar = bars.get(place) ?? { place, size: scale.size, first: scale.size, scales: 0, tokens: 0, share: 0, canSkip: false };
+    const bar = bars.get(place) ?? { place, size: scale.size, scales: 0, tokens: 0, share: 0, canSkip: false };
     const mine = dense.flops.filter((_, i) => passes[i].scale === index).reduce((a, b) => a + b, 0);
     bars.set(place, { ...bar, size: scale.size, scales: bar.scales + 1, tokens: bar.tokens + scale.tokens * scale.repeats,
       share: bar.share + mine / sum, canSkip: bar.canSkip || scale.can_skip });

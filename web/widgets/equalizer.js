@@ -50,7 +50,7 @@ function attach(node, host, plans, calibration) {
   /** @type {string | null} */
   let asked = null; // the question that plan and error answer, or will
   let isReading = false;
-  let lastPreset = preset.value;
+  let lastPreset = preset.value; // what bars go back to; Custom = to every token
   /** @type {import("../lib/equalizer.js").View} */
   let view = read();
   /** @type {null | {place: number, start: number[], offset: number}} */
@@ -83,7 +83,6 @@ function attach(node, host, plans, calibration) {
   }
 
   async function refresh() {
-    if (preset.value !== CUSTOM) lastPreset = preset.value;
     const wanted = question();
     const key = JSON.stringify(wanted);
     if (key !== asked) {
@@ -134,7 +133,7 @@ function attach(node, host, plans, calibration) {
         const linked = c.state === "linked" ? say("linked") : "";
         return {
           value: c.state === "skipped" ? say("skip") : c.state === "locked" ? "" : number(Math.round(100 * c.kept)),
-          label: c.state === "locked" ? (c.scales > 1 ? `${c.first}–${c.label}` : c.label) : c.label || (c.place === 1 ? say("last") : ""),
+          label: c.state === "locked" ? (c.scales > 1 ? `≤${c.label}` : c.label) : c.label || (c.place === 1 ? say("last") : ""),
           share: c.share === null ? "" : say("percent", { n: share }),
           name: [name, bar].filter(Boolean).join(", "), state: [kept, linked].filter(Boolean).join(", "),
           readout: c.state === "locked" ? say("locked", { count: c.scales, share }) : [bar || name, kept, linked].filter(Boolean).join(" · "),
@@ -212,7 +211,7 @@ function attach(node, host, plans, calibration) {
     schedule();
   }
 
-  /** Where a bar goes back to: the preset chosen last while this node was open, else every token. @param {number} place */
+  /** Where a bar goes back to: the preset chosen last, which a moved bar turned into Custom, else every token. @param {number} place */
   function home(place) {
     return ratiosOf(plan?.presets ?? {}, lastPreset, faders.length)?.[place - 1] ?? ratiosOf(presets, lastPreset, faders.length)?.[place - 1] ?? 0;
   }
@@ -247,6 +246,12 @@ function attach(node, host, plans, calibration) {
       if (key === "Delete" || key === "Backspace") backToPreset();
     }
     return true;
+  }
+
+  /** A preset was chosen, or came with a workflow. */
+  function onPreset() {
+    lastPreset = preset.value;
+    schedule();
   }
 
   /** Other nodes' widgets and links, undo, paste. What failed is asked anew: a file may be there now. */
@@ -293,8 +298,9 @@ function attach(node, host, plans, calibration) {
     after(node, "onSerialize", (data) => {
       if (Array.isArray(data?.widgets_values)) data.widgets_values = data.widgets_values.filter(() => true); // passes over holes
     }),
-    ...["onConfigure", "onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
-    ...[preset, ...faders, ...SETTINGS.map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
+    ...[[node, "onConfigure"], [preset, "callback"]].map(([object, method]) => after(object, method, onPreset)),
+    ...["onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
+    ...[...faders, ...SETTINGS.map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
     on(host.api, "graphChanged", onGraphChanged),
     passToCanvas(face.element, () => host.app.canvas),
     on(host.api, "executed", onExecuted),

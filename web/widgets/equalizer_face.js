@@ -25,8 +25,9 @@ const STYLE = `
 .stepvar-eq-column { display: flex; flex: 1 1 0; flex-direction: column; min-width: 0; text-align: center; }
 .stepvar-eq-value { display: flex; flex: none; align-items: center; justify-content: center; height: 14px; margin-bottom: 4px;
   font-size: 10.5px; line-height: 14px; white-space: nowrap; }
-.stepvar-eq-label, .stepvar-eq-share { flex: none; height: 12px; overflow: hidden; font-size: 9.5px; line-height: 12px; white-space: nowrap; }
+.stepvar-eq-label, .stepvar-eq-share { flex: none; height: 12px; margin: 0 -4px; font-size: 9.5px; line-height: 12px; white-space: nowrap; }
 .stepvar-eq-label { margin-top: 6px; }
+.stepvar-eq-label.is-long { letter-spacing: -.04em; }
 .stepvar-eq-share { color: var(--dim); }
 .stepvar-eq-track { position: relative; flex: 1 1 auto; min-height: 60px; margin: 0 3px; border-radius: 3px; outline: none; cursor: ns-resize; touch-action: none;
   background: repeating-linear-gradient(to top, var(--line) 0 4px, transparent 4px 6px); }
@@ -47,7 +48,7 @@ const STYLE = `
 .stepvar-eq-column.is-linked .stepvar-eq-fill { background: repeating-linear-gradient(to top, var(--dim) 0 4px, transparent 4px 6px); opacity: .6; }
 .stepvar-eq-column.is-linked .stepvar-eq-cap { display: none; }
 .stepvar-eq-column.is-locked { flex: 0 0 auto; color: var(--dim); }
-.stepvar-eq-bank { display: flex; flex: 1 1 auto; justify-content: center; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .45; }
+.stepvar-eq-bank { display: flex; flex: 1 1 auto; justify-content: center; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .34; }
 .stepvar-eq-bank div { width: 4px; border-radius: 1px; background: repeating-linear-gradient(to top, var(--ink) 0 4px, transparent 4px 6px); }
 .stepvar-eq-summary { display: flex; flex: none; align-items: center; justify-content: space-between; gap: 10px; height: 48px; margin-top: 8px; padding-top: 8px;
   border-top: 1px solid var(--line); }
@@ -211,6 +212,7 @@ export function buildFace(handlers) {
         track.style.setProperty("--level", String(column.kept));
         track.setAttribute("aria-label", column.place ? text.name : text.readout);
         [label.textContent, share.textContent] = [text.label, text.share];
+        label.classList.toggle("is-long", text.label.length > 5);
         if (!column.place) return;
         value.replaceChildren(column.state === "linked" ? sign(LINK) : text.value);
         track.setAttribute("aria-valuenow", String(Math.round(100 * column.kept)));
