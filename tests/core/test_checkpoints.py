@@ -73,6 +73,33 @@ def test_a_folder_of_shards_loads(tmp_path):
     refused(folder, "Folder var lacks safetensors files")
 
 
+def test_a_folder_of_pickled_shards_loads_with_or_without_an_index(tmp_path):
+    """An index whose shards were not downloaded does not stop the one whose shards are there; training state beside them is left."""
+    folder, weights = tmp_path / "var", list(tiny_var().state_dict().items())
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"patch_nums": EDGES}))
+    shards = {f"pytorch_model-0000{i}-of-00002.bin": dict(weights[i - 1::2]) for i in (1, 2)}
+    for name, part in shards.items():
+        torch.save(part, folder / name)
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {key: name for name, part in shards.items() for key in part}}))
+    torch.save({"stray": torch.zeros(1)}, folder / "training.bin")
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    refused(folder, "Folder var lacks model-00001-of-00001.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_only_the_wanted_tensors_are_read(tmp_path, suffix):
+    tensors = {"encoder.w": torch.ones(2), "decoder.w": torch.ones(3)}
+    path = tmp_path / f"whole{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(tensors, path)
+    assert list(read_checkpoint(path, keep=lambda key: key.startswith("encoder.")).tensors) == ["encoder.w"]
+    assert read_checkpoint(path).tensors.keys() == tensors.keys()
+
+
 def test_settings_come_from_caller_then_file_then_config_beside(tmp_path):
     path = save(tiny_var(), tmp_path / "var.safetensors", patch_nums=json.dumps(EDGES), norm_eps="1e-5")
     (tmp_path / "config.json").write_text(json.dumps({"norm_eps": 1e-3, "labels": ["cat", {"name": "dog", "aliases": ["hound"]}]}))
