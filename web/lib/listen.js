@@ -10,7 +10,8 @@
 export function after(object, method, after) {
   const before = object[method];
   let isOn = true;
-  const chained = function (/** @type {any[]} */ ...args) {
+  /** @this {any} @param {any[]} args */
+  const chained = function (...args) {
     const result = before?.apply(this, args);
     if (isOn) after(...args);
     return result;
