@@ -153,6 +153,14 @@ def seen(request, frontend):
     add({"shoot": "reloaded"})
     # the same prompt again: every node is cached, and says its output once more
     add(*run_to_end([SAMPLER]), do(READ), name="cached")
+    add(do(f"""const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker, remember = () => (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+        const before = __tools.node({OVERLAY});
+        remember(); before.pos = [before.pos[0] + 40, before.pos[1]]; remember();
+        await app.extensionManager.command.execute("Comfy.Undo");
+        await new Promise((r) => setTimeout(r, 1500));
+        const node = __tools.node({OVERLAY}), part = __tools.part(node);
+        return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), isNew: node !== before, isShown: part.isConnected && part.getBoundingClientRect().width > 50,
+          shown: document.querySelectorAll(".stepvar-overlay").length }};"""), name="undone")
     # no family with nodes draws videos yet: the output of one, as the node would hand it out
     add(do(f"__tools.mark({OVERLAY}, 'overlay'); __tools.node({OVERLAY}).onExecuted({json.dumps(as_output(video()))})"), {"wait": 500},
         {"click": "#overlay .stepvar-thumb:nth-child(2)"}, {"focus": "#overlay .stepvar-frames input"}, {"press": "ArrowRight"},
@@ -300,13 +308,18 @@ def test_a_copy_starts_empty_and_goes_without_a_trace(seen):
     assert copy["original"]["phase"] == "done"
 
 
-@pytest.mark.parametrize("moment", ["other tab and back", "reloaded", "cached"])
+@pytest.mark.parametrize("moment", ["other tab and back", "reloaded", "cached", "undone"])
 def test_it_comes_back(seen, moment):
     message = seen["outputs"][1]["stepvar"][0]
     shown = seen[moment]
     assert shown["phase"] == "done" and shown["scale"] == str(SCALES - 1)
     assert_shows_kept(shown, kept_of(message, -1, 0), opacity=0.2 if moment == "other tab and back" else 0.65)
     assert "/view?" in shown["picture_url"]
+
+
+def test_undo_leaves_one_overlay_per_node_in_sight(seen):
+    undone = seen["undone"]
+    assert undone["isNew"] and undone["isShown"] and undone["shown"] == 3
 
 
 def test_a_reload_brings_the_samplers_back_from_what_the_server_remembers(seen):

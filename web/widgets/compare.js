@@ -3,8 +3,9 @@
 import { decibels, moveDivider, nth, speedUp } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
-import { addDisplay, el, fileUrl, hideStockPreview, offerImages, passWheelOn, picker, segments } from "./dom.js";
+import { addDisplay, el, fileUrl, hideStockPreview, offerImages, picker, segments } from "./dom.js";
 import { followOutput } from "./history.js";
+import { passToCanvas } from "./mount.js";
 import { STYLE } from "./style.js";
 
 const TALLEST_STAGE = 420;
@@ -15,10 +16,10 @@ const EMPTY_HEIGHT = 56;
 export function attachCompare(node, { app, api, graph }) {
   const view = new CompareView((key, values) => t(localeOf(app), key, values), (file) => fileUrl(api, file));
   const height = () => view.minHeight(view.element.clientWidth || node.size[0] - 20);
-  addDisplay(node, "comparison", view.element, height);
+  const retire = addDisplay(node, "comparison", view.element, height, graph);
   view.element.style.minHeight = `${height()}px`;
   hideStockPreview(node);
-  passWheelOn(view.element, app);
+  passToCanvas(view.element, () => app.canvas);
   view.onshape = () => {
     if (view.element.style.minHeight === `${height()}px`) return;
     view.element.style.minHeight = `${height()}px`;
@@ -34,6 +35,7 @@ export function attachCompare(node, { app, api, graph }) {
   });
   return () => {
     forget();
+    retire();
     view.destroy();
   };
 }
@@ -78,7 +80,6 @@ class CompareView {
 
   destroy() {
     this.observer.disconnect();
-    this.element.remove();
   }
 
   count() {

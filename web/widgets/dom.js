@@ -1,5 +1,6 @@
 // @ts-check
 // Small parts that the widgets share: building elements, a widget of the editor around one, segmented buttons, pickers.
+import { keepMounted } from "./mount.js";
 
 /**
  * An element with properties, attributes (names with a dash, role, for) and children.
@@ -17,17 +18,29 @@ export function el(tag, with_ = {}, ...children) {
   return element;
 }
 
+const SETTLED = 300; // ms after a graph was loaded, when the editor has put its nodes' elements in place
 const MARGIN = 10; // of the editor's DOM widgets, above and below
 
 /**
  * Adds a widget that only shows something: it is saved neither in the workflow nor in the prompt.
  * @param {any} node @param {string} name @param {HTMLElement} element @param {() => number} minHeight in CSS pixels
+ * @param {EventTarget} graph says when one was "loaded"
+ * @returns {() => void} to be called when the node goes
  */
-export function addDisplay(node, name, element, minHeight) {
+export function addDisplay(node, name, element, minHeight, graph) {
   const widget = node.addDOMWidget(name, "stepvar-display", element, {
     serialize: false, hideOnZoom: false, getValue: () => "", setValue: () => {}, getMinHeight: () => minHeight() + 2 * MARGIN });
   widget.serialize = false;
-  return widget;
+  const mount = keepMounted(node, element);
+  let timer = 0;
+  const loaded = () => { timer = setTimeout(() => mount.check(), SETTLED); };
+  graph.addEventListener("loaded", loaded);
+  return () => {
+    clearTimeout(timer);
+    graph.removeEventListener("loaded", loaded);
+    element.dataset.node = String(node.id); // where its successor looks for it, also when no graph was ever loaded
+    mount.retire();
+  };
 }
 
 /**
@@ -43,13 +56,6 @@ export function hideStockPreview(node) {
 export function offerImages(node, urls, index) {
   node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
   node.imageIndex = Math.min(index, Math.max(0, urls.length - 1));
-}
-
-/** The classic editor gets no wheel from above a DOM widget; Nodes 2.0 does. */
-export function passWheelOn(root, app) {
-  root.addEventListener("wheel", (event) => {
-    if (root.closest(".dom-widget")) app.canvas?.processMouseWheel?.(event);
-  });
 }
 
 /**

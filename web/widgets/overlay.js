@@ -3,14 +3,15 @@
 import { localeOf, t } from "../lib/i18n.js";
 import { nodeByExecutionId } from "../lib/nodes.js";
 import { addScale, bestScale, readRun } from "../lib/trace.js";
-import { addDisplay, fileUrl, hideStockPreview, offerImages, passWheelOn } from "./dom.js";
+import { addDisplay, fileUrl, hideStockPreview, offerImages } from "./dom.js";
 import { followOutput } from "./history.js";
+import { passToCanvas } from "./mount.js";
 import { OverlayView } from "./overlay_view.js";
 
 /** The overlay of a VAR Sampler, which follows its run. @param {any} node @param {any} host {app, api, graph} */
 export function attachSamplerOverlay(node, host) {
   const { app, api } = host;
-  const overlay = new Overlay(node, app, api);
+  const overlay = new Overlay(node, host);
   let preview = ""; // object URL of the live preview
   const keep = (url) => {
     if (preview) URL.revokeObjectURL(preview);
@@ -38,7 +39,7 @@ export function attachSamplerOverlay(node, host) {
     execution_interrupted: stop,
   };
   for (const [name, listener] of Object.entries(listeners)) api.addEventListener(name, listener);
-  const forget = overlay.follow(host);
+  const forget = overlay.follow();
   return () => {
     for (const [name, listener] of Object.entries(listeners)) api.removeEventListener(name, listener);
     keep("");
@@ -48,32 +49,34 @@ export function attachSamplerOverlay(node, host) {
 
 /** The overlay of a StepVAR Mask Overlay: its widgets and the node's own say the same. */
 export function attachMaskOverlay(node, host) {
-  const overlay = new Overlay(node, host.app, host.api, Object.fromEntries(
+  const overlay = new Overlay(node, host, Object.fromEntries(
     ["scale", "layer", "opacity"].map((name) => [name, node.widgets?.find((widget) => widget.name === name)])));
-  return overlay.follow(host);
+  return overlay.follow();
 }
 
 class Overlay {
   /** @param {Record<string, any> | null} linked the node's own widgets for the same choices */
-  constructor(node, app, api, linked = null) {
-    Object.assign(this, { node, app, api, linked });
+  constructor(node, host, linked = null) {
+    const { app } = host;
+    Object.assign(this, { node, host, linked });
     this.live = ""; // address of the live preview; isLiveOld: it belongs to an earlier run
     this.isLiveOld = false;
     this.chosen = null; // the scale the user picked, counted from the end; null follows the run
     this.view = new OverlayView((key, values) => t(localeOf(app), key, values), (change) => this.choose(change));
-    this.widget = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0]));
+    this.retire = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0]), host.graph);
     this.view.onwidth = () => this.fitHeight();
     this.fitHeight();
     hideStockPreview(node);
-    passWheelOn(this.view.element, app);
+    passToCanvas(this.view.element, () => app.canvas);
     if (linked) this.listenToWidgets();
   }
 
-  /** Takes outputs as they come, and what earlier runs left; returns what ends that. @param {any} host */
-  follow(host) {
-    const forget = followOutput(this.node, host, (output, isOld) => Boolean(isOld && this.view.view.run) || this.take(output));
+  /** Takes outputs as they come, and what earlier runs left; returns what ends all. */
+  follow() {
+    const forget = followOutput(this.node, this.host, (output, isOld) => Boolean(isOld && this.view.view.run) || this.take(output));
     return () => {
       forget();
+      this.retire();
       this.view.destroy();
       this.node = null;
     };
@@ -85,8 +88,8 @@ class Overlay {
     if (!message || message === this.message) return Boolean(message);
     this.message = message;
     const run = readRun(message);
-    const files = run.pictures.map((file) => fileUrl(this.api, file));
-    const saved = (output.images ?? []).map((file) => fileUrl(this.api, file)); // with the overlay, where the node makes them
+    const files = run.pictures.map((file) => fileUrl(this.host.api, file));
+    const saved = (output.images ?? []).map((file) => fileUrl(this.host.api, file)); // with the overlay, where the node makes them
     offerImages(this.node, saved.length ? saved : files, 0);
     const urls = files.length || !this.live ? files : [this.live];
     this.show({ run, phase: "done", urls, ...this.placeIn(run), ...(this.linked ? this.fromWidgets(run) : {}) });
@@ -158,7 +161,7 @@ class Overlay {
       const widget = this.linked[name];
       if (!widget || widget.value === value) continue;
       widget.value = value;
-      widget.callback?.(value, this.app.canvas, this.node);
+      widget.callback?.(value, this.host.app.canvas, this.node);
     }
     this.isTelling = false;
   }

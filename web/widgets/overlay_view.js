@@ -65,7 +65,6 @@ export class OverlayView {
 
   destroy() {
     this.observer.disconnect();
-    this.element.remove();
   }
 
   /** Height the widget asks for, in CSS pixels. @param {number} nodeWidth where the widget itself is not laid out yet */
