@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test from "node:test";
 import { LOCALES, localeOf, t } from "../../web/lib/i18n.js";
 import en from "../../web/lib/messages/en.js";
@@ -28,4 +29,12 @@ test("the language is the editor's setting, English where it has none", () => {
   assert.equal(localeOf({ ui: { settings: { getSettingValue: () => "fr" } } }), "fr");
   assert.equal(localeOf({}), "en");
   assert.equal(localeOf(undefined), "en");
+});
+
+test("the equalizer and the class finder say every text they have, and no other", () => {
+  const source = (name) => readFileSync(new URL(`../../web/widgets/${name}.js`, import.meta.url), "utf8");
+  const said = [...source("equalizer").matchAll(/\bsay\("(\w+)"/g)].map((m) => `equalizer.${m[1]}`)
+    .concat([...source("classes").matchAll(/"(classes\.\w+)"/g)].map((m) => m[1]));
+  const known = Object.keys(en).filter((key) => /^(equalizer|classes)\./.test(key));
+  assert.deepEqual([...new Set(said)].sort(), known.sort());
 });

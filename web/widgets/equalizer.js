@@ -121,7 +121,7 @@ function attach(node, host, plans, calibration) {
       tokens: cost ? say("tokens", { kept: number(cost.kept), tokens: number(cost.tokens) }) : "",
       time: !cost ? "" : seconds == null ? say("run_once") : seconds < 0.995 ? say("milliseconds", { milliseconds: number(Math.round(seconds * 1000)) })
         : say("seconds", { seconds: formatNumber(seconds, locale, seconds < 10 ? 2 : 1) }),
-      memory: cost ? say("memory", { size: formatBytes(cost.weightsBytes + cost.kvBytes, locale) }) : "",
+      memory: cost ? formatBytes(cost.weightsBytes + cost.kvBytes, locale) : "",
       memoryParts: cost ? say("memory_parts", { weights: formatBytes(cost.weightsBytes, locale), cache: formatBytes(cost.kvBytes, locale),
         batch: number(Number(settings().batch)) }) : "",
       columns: view.columns.map((c) => {

@@ -27,7 +27,6 @@ export default {
   "equalizer.seconds": "≈ {seconds} s",
   "equalizer.milliseconds": "≈ {milliseconds} ms",
   "equalizer.run_once": "run once for seconds",
-  "equalizer.memory": "{size}",
   "equalizer.memory_parts": "{weights} weights and {cache} of keys and values for a batch of {batch}",
   "equalizer.reading": "Reading the model …",
   "equalizer.connect": "Connect a model to see its scales",

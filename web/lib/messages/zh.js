@@ -26,7 +26,6 @@ export default {
   "equalizer.seconds": "≈ {seconds} 秒",
   "equalizer.milliseconds": "≈ {milliseconds} 毫秒",
   "equalizer.run_once": "运行一次后显示秒数",
-  "equalizer.memory": "{size}",
   "equalizer.memory_parts": "权重 {weights}，键值缓存 {cache}（批次 {batch}）",
   "equalizer.reading": "正在读取模型……",
   "equalizer.connect": "连接模型以查看其尺度",
