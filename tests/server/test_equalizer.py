@@ -12,13 +12,13 @@ pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 FACE, LAST, BEFORE = ".stepvar-equalizer", "[data-place='1']", "[data-place='2']"
 CAP = f"{LAST} .stepvar-eq-cap"
-READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === '≤4×4'"}
+READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === '\u22644\u00d74'"}
 
 
 def ratio_is(value: float) -> dict:
     """The graph was loaded anew and its equalizer is there: waits for that, however slow the machine."""
     return {"until": f"document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') === '{round(100 - 100 * value)}' "
-                     "&& document.querySelector('.stepvar-eq-label').textContent === '≤4×4' "
+                     "&& document.querySelector('.stepvar-eq-label').textContent === '\u22644\u00d74' "
                      f"&& app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name === 'ratio_1').value === {value}", "wait": 400}
 
 
@@ -122,7 +122,7 @@ def test_it_stands_above_the_ratios_and_saves_nothing(visit):
 
 def test_bars_are_the_connected_models_scales(visit):
     seen, hovered = visit["opened"]
-    assert seen["labels"] == ["≤4×4", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
+    assert seen["labels"] == ["\u22644\u00d74", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
     assert seen["states"] == ["locked"] + 6 * ["free"] and seen["values"] == ["", "100", "100", "100", "100", "50", "50"]
     assert sum(int(s.removesuffix("\u00a0%").removesuffix(" %")) for s in seen["shares"]) == pytest.approx(100, abs=3)
     assert seen["tokens"] == "468 of 680 tokens" and seen["speedup"] == "1.60×"
@@ -222,7 +222,7 @@ def test_a_run_gives_seconds(visit):
     timed, seconds, pruned = visit["ran"]
 
     def shown(text: str) -> float:
-        number, unit = text.split(" · ")[0].removeprefix("≈ ").split(" ")
+        number, unit = text.split(" · ")[0].removeprefix("\u2248 ").split(" ")
         return float(number.replace(",", "")) / (1000 if unit == "ms" else 1)
 
     assert shown(timed["time"]) == pytest.approx(seconds, rel=0.02, abs=0.002)

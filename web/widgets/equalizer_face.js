@@ -102,7 +102,7 @@ function sign(paths) {
 
 /** @param {Handlers} handlers */
 export function buildFace(handlers) {
-  const style = document.createElement("style");
+  const style = make("style", "");
   style.textContent = STYLE;
   const [message, legend] = [make("div", ""), make("div", "")];
   const readout = make("div", "stepvar-eq-readout", [message, legend]);
