@@ -122,7 +122,8 @@ def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if shapes_only else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
         if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
-            raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.", "Convert it to .safetensors, or run it.") from error
+            raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.",
+                                     "Convert it to .safetensors, or run it.") from error
         raise CheckpointMismatch(
             f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error

@@ -46,7 +46,8 @@ export function viewOf({ plan, presets, preset, faders, settings }) {
     return { columns, ratios, isAdjusted, scales: 0, cost: null };
   }
   const cost = estimate(plan, ratios, settings);
-  const keptIn = (/** @type {number} */ place) => cost.passes.reduce((sum, p) => sum + (placeOf(plan, p.scale, faders.length) === place ? p.kept : 0), 0);
+  const keptIn = (/** @type {number} */ place) =>
+    cost.passes.filter((p) => placeOf(plan, p.scale, faders.length) === place).reduce((sum, p) => sum + p.kept, 0);
   const columns = barsOf(plan, faders.length, settings).map((bar) => column(bar.place, bar.place ? ratios[bar.place - 1] : 0, isFixed(bar.place), {
     label: gridName(bar.size), scales: bar.scales, share: bar.share, tokens: bar.tokens, keptTokens: keptIn(bar.place),
     canSkip: bar.canSkip, index: bar.place ? plan.scales.length - bar.place + 1 : 0 }));

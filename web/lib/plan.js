@@ -50,7 +50,8 @@ export function passesOf(plan, ratios, settings = {}) {
     let kept = ratio === 1 && scale.can_skip ? 0 : Math.max(1, n - Math.trunc(n * ratio));
     if (kept > 0 && kept < n) kept = Math.max(kept, forcedCount(scale.size, settings));
     const isLate = plan.scales.length - index <= (settings.guidance_late_scales ?? 0);
-    return Array.from({ length: scale.repeats }, () => ({ scale: index, tokens: n, kept, halves: isLate ? settings.guidance_late ?? "both" : "both" }));
+    const halves = isLate ? settings.guidance_late ?? "both" : "both";
+    return Array.from({ length: scale.repeats }, () => ({ scale: index, tokens: n, kept, halves }));
   });
 }
 
@@ -80,7 +81,8 @@ export function costOf(plan, passes, settings = {}) {
   const first = Math.min(own < 0 ? plan.first_layer : own, cost.layers);
   const headOnKept = (settings.scope ?? "scale") === "scale" && HEAD_FILLS.includes(settings.fill ?? "nearest");
   // layers before `first` see every token, the others the kept ones: two kinds of layer, not one term per layer
-  const kinds = [{ layers: first, tokens: (/** @type {Pass} */ p) => p.tokens }, { layers: cost.layers - first, tokens: (/** @type {Pass} */ p) => p.kept }];
+  const kinds = [{ layers: first, tokens: (/** @type {Pass} */ p) => p.tokens },
+    { layers: cost.layers - first, tokens: (/** @type {Pass} */ p) => p.kept }];
   const seen = [0, 0];
   const flops = passes.map((p, i) => {
     if (!p.kept) return 0;
@@ -95,10 +97,12 @@ export function costOf(plan, passes, settings = {}) {
   });
   const running = passes.filter((p) => p.kept);
   const stored = kinds.map((kind) => running.slice(0, -1).reduce((sum, p) => sum + kind.tokens(p), 0));
-  const longest = Math.max(...kinds.map((kind, k) => (kind.layers ? stored[k] + (running.length ? kind.tokens(running[running.length - 1]) : 0) : 0)));
+  const last = running[running.length - 1];
+  const longest = Math.max(...kinds.map((kind, k) => (kind.layers && last ? stored[k] + kind.tokens(last) : 0)));
   const numbers = kinds[0].layers * stored[0] + kinds[1].layers * stored[1] + longest;
   const most = Math.max(0, ...rows);
-  return { flops, total: flops.reduce((a, b) => a + b, 0) + cost.per_run_and_row * most, kvBytes: 2 * most * cost.heads * cost.head_dim * numbers * plan.itemsize };
+  return { flops, total: flops.reduce((a, b) => a + b, 0) + cost.per_run_and_row * most,
+    kvBytes: 2 * most * cost.heads * cost.head_dim * numbers * plan.itemsize };
 }
 
 /**

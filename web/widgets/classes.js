@@ -11,7 +11,8 @@ const HEIGHT = 26;
 const STYLE = `
 .stepvar-classes { box-sizing: border-box; width: 100%; height: 100%; min-height: ${HEIGHT}px; max-height: ${HEIGHT}px; }
 .stepvar-classes input { box-sizing: border-box; width: 100%; height: ${HEIGHT}px; padding: 0 10px; border: 1px solid transparent; border-radius: 8px;
-  background: var(--component-node-widget-background, var(--comfy-input-bg, #222)); color: var(--input-text, #ddd); font: 12px Inter, system-ui, sans-serif; }
+  background: var(--component-node-widget-background, var(--comfy-input-bg, #222)); color: var(--input-text, #ddd);
+  font: 12px Inter, system-ui, sans-serif; }
 .stepvar-classes input::placeholder { color: inherit; opacity: .6; }
 .stepvar-classes input:focus { outline: none; border-color: #3096e0; }
 `;

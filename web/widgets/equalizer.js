@@ -69,8 +69,8 @@ function attach(node, host, plans, calibration) {
   }
 
   function read() {
-    return viewOf({ plan, presets, preset: preset.value, settings: settings(),
-      faders: faders.map((/** @type {any} */ w) => ({ ratio: Number(widgetValue(root(), node, w.name) ?? w.value), linked: isLinked(node, w.name) })) });
+    const said = (/** @type {any} */ w) => ({ ratio: Number(widgetValue(root(), node, w.name) ?? w.value), linked: isLinked(node, w.name) });
+    return viewOf({ plan, presets, preset: preset.value, settings: settings(), faders: faders.map(said) });
   }
 
   /** The model this node's wire comes from, as a question to the server; null without one. */
@@ -116,19 +116,21 @@ function attach(node, host, plans, calibration) {
     const remark = cost ? "" : error ?? (asked === "null" ? say("connect") : isReading ? say("reading") : say("unknown"));
     const seconds = cost && calibration.predict(modelKey(), cost.passes.map((p) => p.flops));
     return {
-      title: say("title"), legend: view.cost ? say("legend") : "", hint: say("hint"), note: notes.find(Boolean) ?? null, remark, isError: Boolean(error),
+      title: say("title"), legend: view.cost ? say("legend") : "", hint: say("hint"), note: notes.find(Boolean) ?? null,
+      remark, isError: Boolean(error),
       speedup: cost ? `${formatNumber(cost.speedup, locale, cost.speedup < 10 ? 2 : 1)}×` : "–", speedupCaption: say("speedup"),
       tokens: cost ? say("tokens", { kept: number(cost.kept), tokens: number(cost.tokens) }) : "",
-      time: !cost ? "" : seconds == null ? say("run_once") : seconds < 0.995 ? say("milliseconds", { milliseconds: number(Math.round(seconds * 1000)) })
-        : say("seconds", { seconds: formatNumber(seconds, locale, seconds < 10 ? 2 : 1) }),
+      time: !cost ? "" : seconds == null ? say("run_once")
+        : seconds < 0.995 ? say("milliseconds", { milliseconds: number(Math.round(seconds * 1000)) })
+          : say("seconds", { seconds: formatNumber(seconds, locale, seconds < 10 ? 2 : 1) }),
       memory: cost ? formatBytes(cost.weightsBytes + cost.kvBytes, locale) : "",
       memoryParts: cost ? say("memory_parts", { weights: formatBytes(cost.weightsBytes, locale), cache: formatBytes(cost.kvBytes, locale),
         batch: number(Number(settings().batch)) }) : "",
       columns: view.columns.map((c) => {
         const share = c.share === null ? "" : percent(c.share);
-        const kept = c.state === "skipped" ? say("skipped") : c.tokens === null ? c.kept === 1 ? say("all_percent") : say("keeps_percent", { percent: percent(c.kept) })
-          : c.keptTokens === c.tokens ? say("all", { tokens: number(c.tokens) }) : say("keeps", { kept: number(c.keptTokens ?? 0), tokens: number(c.tokens) });
-        const name = c.index ? say("scale", { n: c.index, count: view.scales }) : c.place === 1 ? say("place_last") : say("place", { place: c.place });
+        const kept = keptText(c, say, number);
+        const name = c.index ? say("scale", { n: c.index, count: view.scales })
+          : c.place === 1 ? say("place_last") : say("place", { place: c.place });
         const bar = c.label ? say("bar", { grid: c.label, share }) : "";
         const linked = c.state === "linked" ? say("linked") : "";
         return {
@@ -140,6 +142,14 @@ function attach(node, host, plans, calibration) {
         };
       }),
     };
+  }
+
+  /** @param {import("../lib/equalizer.js").Column} c @param {(key: string, values?: any) => string} say @param {(n: number) => string} number */
+  function keptText(c, say, number) {
+    if (c.state === "skipped") return say("skipped");
+    if (c.tokens === null) return c.kept === 1 ? say("all_percent") : say("keeps_percent", { percent: number(Math.round(100 * c.kept)) });
+    return c.keptTokens === c.tokens ? say("all", { tokens: number(c.tokens) })
+      : say("keeps", { kept: number(c.keptTokens ?? 0), tokens: number(c.tokens) });
   }
 
   /** Whose times count here. */
@@ -274,7 +284,8 @@ function attach(node, host, plans, calibration) {
     const loader = (sampler?.comfyClass ?? sampler?.type) === "VARSampler" && findUpstream(root(), sampler, "VAR_MODEL", "VARModelLoader");
     if (!plan || !loader || timingKey(loader) !== modelKey()) return;
     const passes = passesOf(plan, []);
-    const isWhole = trace.scales?.length === passes.length && trace.scales.every((/** @type {any} */ s, /** @type {number} */ i) => !s.forced && s.tokens === passes[i].tokens);
+    const isWhole = trace.scales?.length === passes.length
+      && passes.every((p, i) => !trace.scales[i].forced && trace.scales[i].tokens === p.tokens);
     if (!isWhole) return; // continued, stopped early, or of another size
     const pruning = findUpstream(root(), sampler, "VAR_MODEL", "StepVARPruning");
     const options = Object.fromEntries(pruning ? SETTINGS.map((name) => [name, widgetValue(root(), pruning, name)]) : []);

@@ -29,18 +29,21 @@ const STYLE = `
 .stepvar-eq-label { margin-top: 6px; }
 .stepvar-eq-label.is-long { letter-spacing: -.04em; }
 .stepvar-eq-share { color: var(--dim); }
-.stepvar-eq-track { position: relative; flex: 1 1 auto; min-height: 60px; margin: 0 3px; border-radius: 3px; outline: none; cursor: ns-resize; touch-action: none;
+.stepvar-eq-track { position: relative; flex: 1 1 auto; min-height: 60px; margin: 0 3px; border-radius: 3px; outline: none;
+  cursor: ns-resize; touch-action: none;
   background: repeating-linear-gradient(to top, var(--line) 0 4px, transparent 4px 6px); }
 .stepvar-eq-track::after { position: absolute; inset: 0 -4px -7px; content: ""; }
 .stepvar-eq-fill { position: absolute; inset: auto 0 0; height: calc(var(--level) * 100%); border-radius: 2px;
   background: repeating-linear-gradient(to top, var(--kept) 0 4px, transparent 4px 6px); }
-.stepvar-eq-cap { position: absolute; right: -3px; bottom: calc(var(--level) * 100%); left: -3px; height: 5px; margin-bottom: -3px; border-radius: 2px;
+.stepvar-eq-cap { position: absolute; right: -3px; bottom: calc(var(--level) * 100%); left: -3px; height: 5px;
+  margin-bottom: -3px; border-radius: 2px;
   background: var(--ink); box-shadow: 0 0 0 2px var(--component-node-widget-background, var(--comfy-input-bg, #222)); }
 .stepvar-eq-track:hover .stepvar-eq-cap { background: color-mix(in srgb, var(--kept) 45%, var(--ink)); }
 .stepvar-eq-track:focus-visible { outline: 2px solid var(--kept); outline-offset: 4px; }
 .stepvar-eq-column.is-whole .stepvar-eq-fill { opacity: .62; }
 .stepvar-eq-column.is-whole .stepvar-eq-value { color: var(--dim); }
-.stepvar-eq-column.is-skipped .stepvar-eq-track { background: repeating-linear-gradient(-45deg, color-mix(in srgb, var(--skip) 34%, transparent) 0 2px, transparent 2px 6px);
+.stepvar-eq-column.is-skipped .stepvar-eq-track {
+  background: repeating-linear-gradient(-45deg, color-mix(in srgb, var(--skip) 34%, transparent) 0 2px, transparent 2px 6px);
   box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--skip) 70%, transparent); }
 .stepvar-eq-column.is-skipped .stepvar-eq-value { color: var(--skip); }
 .stepvar-eq-column.is-skipped .stepvar-eq-cap { background: var(--skip); }
@@ -50,10 +53,12 @@ const STYLE = `
 .stepvar-eq-column.is-locked { flex: 0 0 auto; color: var(--dim); }
 .stepvar-eq-bank { display: flex; flex: 1 1 auto; justify-content: center; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .34; }
 .stepvar-eq-bank div { width: 4px; border-radius: 1px; background: repeating-linear-gradient(to top, var(--ink) 0 4px, transparent 4px 6px); }
-.stepvar-eq-summary { display: flex; flex: none; align-items: center; justify-content: space-between; gap: 10px; height: 48px; margin-top: 8px; padding-top: 8px;
+.stepvar-eq-summary { display: flex; flex: none; align-items: center; justify-content: space-between; gap: 10px; height: 48px; margin-top: 8px;
+  padding-top: 8px;
   border-top: 1px solid var(--line); }
 .stepvar-eq-speedup { font-size: 22px; font-weight: 600; line-height: 24px; letter-spacing: -.02em; }
-.stepvar-eq-remark { display: -webkit-box; flex: 1 1 auto; overflow: hidden; color: var(--dim); -webkit-box-orient: vertical; -webkit-line-clamp: 3; line-clamp: 3; user-select: text; }
+.stepvar-eq-remark { display: -webkit-box; flex: 1 1 auto; overflow: hidden; color: var(--dim); -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3; line-clamp: 3; user-select: text; }
 .stepvar-eq-remark.is-error { color: color-mix(in srgb, #e5484d 75%, var(--ink)); }
 .stepvar-eq-summary > [hidden] { display: none; }
 .stepvar-eq-caption, .stepvar-eq-facts { font-size: 10.5px; line-height: 15px; white-space: nowrap; }
@@ -96,8 +101,8 @@ function sign(paths) {
  * @typedef {{onPress: (place: number, pointer: Pointer) => boolean, onMove: (pointer: Pointer) => void, onRelease: () => void,
  *   onReset: (place: number) => void, onKey: (place: number, key: string, shift: boolean) => boolean, onKeyEnd: () => void}} Handlers
  * @typedef {{value: string, label: string, share: string, name: string, state: string, readout: string}} ColumnTexts
- * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean, speedup: string, speedupCaption: string, tokens: string,
- *   time: string, memory: string, memoryParts: string, columns: ColumnTexts[]}} Texts
+ * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean,
+ *   speedup: string, speedupCaption: string, tokens: string, time: string, memory: string, memoryParts: string, columns: ColumnTexts[]}} Texts
  */
 
 /** @param {Handlers} handlers */

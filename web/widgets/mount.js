@@ -37,8 +37,8 @@ export function passToCanvas(element, canvas) {
     event.preventDefault();
     canvas()?.processMouseWheel?.(event);
   })];
-  for (const [name, method, isMiddle] of /** @type {const} */ ([["pointerdown", "processMouseDown", (/** @type {any} */ e) => e.button === 1],
-    ["pointermove", "processMouseMove", (/** @type {any} */ e) => e.buttons === 4], ["pointerup", "processMouseUp", (/** @type {any} */ e) => e.button === 1]])) {
+  for (const [name, method] of [["pointerdown", "processMouseDown"], ["pointermove", "processMouseMove"], ["pointerup", "processMouseUp"]]) {
+    const isMiddle = (/** @type {PointerEvent} */ event) => (name === "pointermove" ? event.buttons === 4 : event.button === 1);
     undo.push(on(element, name, (event) => isMiddle(event) && isOnCanvas() && canvas()?.[method]?.(event)));
   }
   return () => undo.forEach((off) => off());
