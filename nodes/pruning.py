@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..stepvar_core.pruning.plan import FILLS, HALVES
 from ..stepvar_core.pruning.policy import PROTECT_MODES, SCOPES, StepVAR
-from ..stepvar_core.pruning.presets import CUSTOM, PRESETS, RATIO_WIDGETS
+from ..stepvar_core.pruning.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
 from ..stepvar_core.pruning.selectors import NORMALISERS, SELECTORS
 from .bridge import io
 from .schema import VARModel, advanced, schema, with_options
@@ -31,10 +31,11 @@ class StepVARPruning(io.ComfyNode):
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
-                with_options({"stepvar_presets": PRESETS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
+                with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
                                      "skips no scale; the paper's presets are fastest and drop the most detail. A preset skips scales only on the "
-                                     "family and size it was published for, and prunes them elsewhere."),
+                                     "family and size it was published for, and prunes them elsewhere. Best quality also sets selector and fill: "
+                                     "closest to the full picture at the same speed as Balanced."),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),
                 io.Float.Input("structure_weight", default=0.5, min=0.0, max=1.0, step=0.05,
                                tooltip="What to keep: 1 keeps shapes and layout (structure), 0 keeps fine detail (texture). The time is the same."),
@@ -62,8 +63,8 @@ class StepVARPruning(io.ComfyNode):
                          tooltip="Neighbourhood that counts as local average for texture, in tokens. Larger sees coarser texture; the time "
                                  "hardly changes."),
                 advanced(io.Combo, "selector", options=list(SELECTORS), default="stepvar",
-                         tooltip="How tokens are ranked: StepVAR, or a baseline to compare it with. Changes which tokens stay; the time is "
-                                 "nearly the same."),
+                         tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; or a baseline to "
+                                 "compare with. Changes which tokens stay; the time is nearly the same."),
                 advanced(io.Int, "coverage", default=0, min=0, max=16,
                          tooltip="Keep at least one token in every n x n cell, so that no area is left empty. 0 is off. Small values keep "
                                  "more tokens and take more time."),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..stepvar_core.cost import estimate
-from ..stepvar_core.pruning.presets import preset_ratios
+from ..stepvar_core.pruning.presets import apply_preset
 from ..stepvar_core.sampler import finish, prepare, scale_steps, watched
 from . import bridge
 from .bridge import io
@@ -56,7 +54,7 @@ class VARSampler(io.ComfyNode):
         network, given = model.model, read_latent(latent, model.model)
         policy = model.policy
         if model.preset is not None:
-            policy = replace(policy, ratios=preset_ratios(model.preset, network.family, given.schedule, network.full_scales))
+            policy = apply_preset(policy, model.preset, network.family, given.schedule, network.full_scales)
         if getattr(policy, "protect", None) is not None:
             check_mask(policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects")
         strength = None if cfg < 0 else cfg

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import OptionError
+from .trace import LAYERS as SCORES
 from .trace import ScaleTrace, Trace
 
-LAYERS = ("kept", "structure", "texture", "importance")
+LAYERS = ("kept", *SCORES)
 # Okabe and Ito's colour-blind-safe orange for edges; a dark blue for what was pruned; viridis anchors for scores
 EDGE = (0.902, 0.624, 0.0)
 PRUNED = (0.06, 0.09, 0.25)
@@ -61,7 +62,7 @@ def draw(image_BHW3: Tensor, map_BTHW: Tensor, layer: str, opacity: float) -> Te
     if layer == "kept":
         shade = image_BHW3 + ((1 - map_FHW) * opacity).unsqueeze(-1) * (image_BHW3.new_tensor(PRUNED) - image_BHW3)
         return torch.where(_border(map_FHW).unsqueeze(-1), shade + min(1.0, opacity * 1.3) * (image_BHW3.new_tensor(EDGE) - shade), shade)
-    return image_BHW3 + opacity * (_viridis(map_FHW) - image_BHW3)
+    return image_BHW3 + opacity * (viridis(map_FHW) - image_BHW3)
 
 
 def _border(map_FHW: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ def _border(map_FHW: Tensor) -> Tensor:
     return (map_FHW > 0.5) & (grown > 0.5)
 
 
-def _viridis(map_FHW: Tensor) -> Tensor:
+def viridis(map_FHW: Tensor) -> Tensor:
+    """Colours (F, H, W, 3) of values in 0..1, clamped: dark blue is 0, yellow is 1."""
     anchors = map_FHW.new_tensor(VIRIDIS)
     place = map_FHW.clamp(0, 1) * (len(anchors) - 1)
     low = place.long().clamp(max=len(anchors) - 2)

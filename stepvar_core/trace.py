@@ -59,6 +59,32 @@ class Trace:
                             "seconds": round(s.seconds, 4), "forced": s.is_forced} for s in self.scales]}
 
 
+LAYERS = ("structure", "texture", "importance")
+
+
+def score_maps(scale: ScaleTrace) -> dict[str, Tensor]:
+    """The scores the pass has, by name, (B, t, h, w)."""
+    return {name: score for name in LAYERS if (score := getattr(scale, name)) is not None}
+
+
+def pictures_within(trace: Trace, nbytes: int) -> int:
+    """How many pictures' scores, at one byte each, fit in so many bytes."""
+    per_picture = sum(score[0].numel() for scale in trace.scales for score in score_maps(scale).values())
+    return min(trace.batch, nbytes // per_picture) if per_picture else 0
+
+
+def pack_score(score_BTHW: Tensor) -> tuple[list[float], list[float], bytes]:
+    """Lowest and highest score per picture, and every score as a byte between them: 0 the lowest, 255 the highest.
+
+    Row-major, picture by picture. A byte q stands for low + q / 255 (high - low), so it is off by at most half of 1/255 of the range.
+    """
+    flat = score_BTHW.flatten(1).float().nan_to_num()
+    low, high = flat.amin(1), flat.amax(1)
+    spread = (high - low).clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
+    quantised = ((flat - low.unsqueeze(1)) / spread * 255).round().clamp(0, 255).to(torch.uint8)
+    return low.tolist(), high.tolist(), bytes(quantised.cpu().contiguous().numpy())
+
+
 def pack_mask(mask: Tensor) -> bytes:
     """Bits of a bool tensor in row-major order, most significant bit first, padded with zeros to whole bytes."""
     bits = torch.nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)

@@ -3,7 +3,7 @@
 import pytest
 
 import stepvar_core as sv
-from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, SKIPPABLE, preset_ratios
+from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
 from stepvar_core.registry import MODELS
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
@@ -49,3 +49,15 @@ def test_other_families_keep_their_full_resolution(name, family):
     ratios = preset_ratios(name, family, FULL, len(FULL))
     assert all(r < 1 for r in ratios)
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_it_names_and_nothing_else(name):
+    own = sv.StepVAR((0.3,), structure_weight=0.1, kernel=5, selector="structure", fill="delta", guidance_late="conditional", guidance_late_scales=1)
+    policy = apply_preset(own, name, "var", SHORT, len(FULL))
+    expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
+    assert vars(policy) == expected
+
+
+def test_every_setting_of_a_preset_belongs_to_a_preset():
+    assert set(PRESET_SETTINGS) <= set(PRESETS)
