@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.pruning.auto import GOALS, OFF, check_goal
 from ..stepvar_core.pruning.plan import FILLS, HALVES
 from ..stepvar_core.pruning.policy import PROTECT_MODES, SCOPES, StepVAR
 from ..stepvar_core.pruning.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
@@ -70,6 +71,15 @@ class StepVARPruning(io.ComfyNode):
                                  "more tokens and take more time."),
                 advanced(io.Combo, "protect_mode", options=list(PROTECT_MODES), default="add",
                          tooltip="add: painted areas are preferred, the count stays. keep: painted areas always run, which takes more time."),
+                advanced(io.Combo, "auto_goal", options=list(GOALS), default=OFF, optional=True,  # optional: prompts saved before it was added
+                         tooltip="Lets the pack choose the ratios; the sliders and the preset's ratios then count for nothing. quality: as fast as "
+                                 "the likeness in auto_value allows, from a table measured on the demo model and from how much this picture "
+                                 "still changes. seconds: as good as the time in auto_value allows, from the last runs on this machine; the "
+                                 "first time, a probe of about half a run is timed."),
+                advanced(io.Float, "auto_value", default=0.9, min=0.0, max=3600.0, step=0.01, optional=True,
+                         tooltip="For quality: SSIM to the full picture, 0 to 1; 0.95 is hard to tell apart, 0.8 visibly softer. For seconds: what "
+                                 "the sampler may take for the whole batch, without loading and decoding. Higher prunes less and takes more "
+                                 "time."),
                 io.Mask.Input("protect", optional=True,
                               tooltip="Paint what must stay sharp, for example a face. White areas are kept first."),
             ],
@@ -77,10 +87,11 @@ class StepVARPruning(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preset, structure_weight, fill, guidance_late, guidance_late_scales, first_layer, scope, normalise,
-                iterations, kernel, selector, coverage, protect_mode, protect=None, **ratios) -> io.NodeOutput:
+                iterations, kernel, selector, coverage, protect_mode, auto_goal=OFF, auto_value=0.9, protect=None, **ratios) -> io.NodeOutput:
+        check_goal(auto_goal, auto_value)
         policy = StepVAR(
             ratios=tuple(ratios[f"ratio_{n}"] for n in range(1, RATIO_WIDGETS + 1)), selector=selector,
             structure_weight=structure_weight, normalise=normalise, iterations=iterations, kernel=kernel,
             first_layer=None if first_layer < 0 else first_layer, scope=scope, fill=fill, coverage=coverage, protect=protect,
             protect_mode=protect_mode, guidance_late=guidance_late, guidance_late_scales=guidance_late_scales)
-        return io.NodeOutput(model.with_policy(policy, None if preset == CUSTOM else preset))
+        return io.NodeOutput(model.with_policy(policy, None if preset == CUSTOM else preset, (auto_goal, auto_value)))

@@ -35,6 +35,7 @@ from stepvar_core.checkpoints import read_checkpoint
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
 from stepvar_core.demo.evaluate import Classifier
 from stepvar_core.metrics import gradient_deviation, psnr, radial_spectrum_error, ssim
+from stepvar_core.pruning.auto import update_index
 
 from .experiments import Experiment, FadingVAE, Peek, Setting, experiments
 from .plots import Panel, Point, Series, draw, front
@@ -102,7 +103,7 @@ class Bench:
 
     @torch.inference_mode()
     def dense(self, mode: str, start: int) -> dict[str, Tensor]:
-        """Pictures, codes and, per pass, the energy still to come at each position, of the run without pruning; made once, then read."""
+        """Of the run without pruning: pictures, codes, per pass the energy still to come at each position and the update index. Made once."""
         file = self.out / "dense" / f"{mode}_{start}.safetensors"
         if file.is_file():
             return load_file(file)
@@ -113,6 +114,7 @@ class Bench:
         for i, step in enumerate(self.schedule.passes):
             energy = (final - before[i]).square().sum(1, keepdim=True)
             made[f"energy_{i}"] = F.interpolate(energy, size=(step.scale.h, step.scale.w), mode="area").flatten(1)
+        made["index"] = torch.stack([update_index(b, f_hat) for b, f_hat in zip(before, f_hats)], 1)
         if self.judge is not None:
             made["features"] = self.judge.features(made["images"])
         file.parent.mkdir(exist_ok=True)
@@ -149,9 +151,9 @@ class Bench:
         self.results[mode, setting.key, start] = record
         return record
 
-    def run(self, wanted: list[Setting]) -> None:
+    def run(self, wanted: list[Setting], modes: tuple[str, ...] = tuple(MODES)) -> None:
         """Everything that is missing, batch by batch, so that an early stop leaves all settings with as many pictures."""
-        todo = [(mode, start, setting) for mode in self.pictures for start in self.starts(mode) for setting in wanted
+        todo = [(mode, start, setting) for mode in self.pictures if mode in modes for start in self.starts(mode) for setting in wanted
                 if (mode, setting.key, start) not in self.results]
         began = time.monotonic()
         for done, (mode, start, setting) in enumerate(todo, 1):
