@@ -20,9 +20,9 @@ from stepvar_core.pruning.policy import StepVARRun
 from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, preset_ratios
 from stepvar_core.pruning.recovery import nearest_kept
 from stepvar_core.pruning.selectors import NORMALISERS, SELECTORS, Scores, high_pass_score, update_energy
-from stepvar_core.quantizer import only_where
 
 LAST_TWO = (0.25, 0.5, 0.75, 0.9)
+FAINTEST = 1e-3  # a copy that faded below this adds nothing
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,10 @@ class FadingQuantizer:
         self.quantizer, self.state = quantizer, state
 
     def contribution(self, h_BChw, step, schedule, added_BL=None):
-        added = self.quantizer.contribution(h_BChw, step, schedule, added_BL)
-        fade = self.state.fades.get(step.index)
-        return added if fade is None else only_where(fade, added, step.scale)
+        fade_BL = self.state.fades.get(step.index)
+        if fade_BL is not None:
+            h_BChw, added_BL = h_BChw * fade_BL.view(-1, 1, *h_BChw.shape[2:]), fade_BL > FAINTEST
+        return self.quantizer.contribution(h_BChw, step, schedule, added_BL)
 
     def __getattr__(self, name):
         return getattr(self.quantizer, name)

@@ -43,6 +43,7 @@ from .plots import Panel, Point, Series, draw, front
 MODES = {"greedy": {"top_k": 1}, "sampled": {}}
 LARGEST_PSNR = 60.0  # dB; equal pictures have no finite one
 RESAMPLES = 1000
+SAY_SECONDS = 20
 DENSE = Setting("dense", {"ratios": ()})
 
 
@@ -155,13 +156,13 @@ class Bench:
         """Everything that is missing, batch by batch, so that an early stop leaves all settings with as many pictures."""
         todo = [(mode, start, setting) for mode in self.pictures if mode in modes for start in self.starts(mode) for setting in wanted
                 if (mode, setting.key, start) not in self.results]
-        began = time.monotonic()
+        began = said = time.monotonic()
         for done, (mode, start, setting) in enumerate(todo, 1):
             self.measure(mode, setting, start)
-            left = (time.monotonic() - began) / done * (len(todo) - done)
-            print(f"\r{done}/{len(todo)} {mode} {start} {setting.name[:40]:40} {left / 60:.0f} min left", end="", file=sys.stderr, flush=True)
-        if todo:
-            print(file=sys.stderr)
+            now = time.monotonic()
+            if now - said > SAY_SECONDS:
+                said = now
+                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr, flush=True)
 
     def column(self, mode: str, setting: Setting, name: str) -> np.ndarray:
         """One number per picture, in the order of labels and seeds."""
@@ -325,7 +326,7 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
     return path
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="quality", help="folder for results, tables and charts; a later run goes on where this one stopped")
     parser.add_argument("--experiments", nargs="+", help="names, default all; --list shows them")
@@ -340,7 +341,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--classifier", help="the demo training's classifier.pt")
     parser.add_argument("--calibrate", action="store_true", help="measure the table of auto_goal and write it to --table")
     parser.add_argument("--table", help="where --calibrate writes; default: the one the pack uses")
-    a = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    a = parse(arguments)
     if a.threads:
         torch.set_num_threads(a.threads)
     bench = Bench(a)

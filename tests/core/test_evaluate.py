@@ -3,15 +3,16 @@
 import json
 import re
 
+import infinity_runs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_models import TEXT_DIM, save, seeded, tiny_infinity, tiny_vae, tiny_var
+from tiny_models import save, tiny_vae, tiny_var
 
+import stepvar_core as sv
 from stepvar_core import evaluate
-from stepvar_core.bsq_vae import BSQVAE, BSQVAEConfig
 from stepvar_core.errors import ConditionMismatch, OptionError
 from stepvar_core.evaluate import Plan, Prompt, main, read_prompts, run, two_columns
 
@@ -112,18 +113,30 @@ def test_other_settings_do_not_mix_into_a_folder(tmp_path, files):
         run(Plan(str(tmp_path), "text", 1, *files, pruning={"ratios": (0.5,)}), prompts)
 
 
-def test_text_features_are_read_by_id(tmp_path):
-    infinity = tiny_infinity()
-    model = save(infinity, tmp_path / "infinity.safetensors", **{k: json.dumps(v) for k, v in vars(infinity.config).items() if isinstance(v, (int, float))})
-    prompts = [Prompt(i, f"{i:05}", "a cat") for i in range(2)]
-    save_file({p.id: torch.randn(3 + p.index, TEXT_DIM) for p in prompts}, tmp_path / "features.safetensors")
-    read = evaluate.stored_features(str(tmp_path / "features.safetensors"))
-    assert [tuple(read(p).shape) for p in prompts] == [(3, TEXT_DIM), (4, TEXT_DIM)]
-    with pytest.raises(ConditionMismatch, match="no features of prompt"):
-        read(Prompt(9, "00009", "a dog"))
+def test_a_text_model_draws_from_stored_features(tmp_path):
+    """Infinity, in its own file format; the picture of a prompt is the one that sampling with its features alone gives."""
+    reference = infinity_runs.Reference.write("i2b", tmp_path)
+    files = [str(reference.stem / f"{name}.safetensors") for name in ("model", "vae")]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na tall red house\n")
+    generator = torch.Generator().manual_seed(0)
+    features = {f"{i:05}": torch.randn(3 + 2 * i, reference.config["Ct5"], generator=generator) for i in range(2)}
+    save_file(features, tmp_path / "features.safetensors")
+    main([str(prompts), "--out", str(tmp_path / "out"), "--model", files[0], "--vae", files[1], "--device", "cpu", "--size", "0.06M", "--batch", "2",
+          "--features", str(tmp_path / "features.safetensors"), "--ratios", "0.5", "--set", "fill=zero", "coverage=2"])
+    model, vae = sv.load_model(files[0]), sv.load_vae(files[1])
+    result = sv.sample(model, vae, model.text_condition(features["00001"].unsqueeze(0)), schedule=model.schedule(1.0, "0.06M"), rows=[1],
+                       pruning=sv.StepVAR((0.5,), fill="zero", coverage=2))
+    expected = (vae.decode(result.latent)[0].clamp(0, 1) * 255).round().int().numpy()
+    assert np.abs(pixels(tmp_path / "out" / "images" / "00001_000.png").astype(int) - expected).max() <= 1
+
+
+def test_features_that_are_missing_are_named(tmp_path):
+    save_file({"00000": torch.zeros(3, 8)}, tmp_path / "features.safetensors")
+    with pytest.raises(ConditionMismatch, match="no features of prompt 00009"):
+        evaluate.stored_features(str(tmp_path / "features.safetensors"))(Prompt(9, "00009", "a dog"))
     with pytest.raises(ConditionMismatch, match="--text-encoder FOLDER"):
         evaluate.TextEncoder("", "cpu")
-    assert model.is_file()
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, arguments):
