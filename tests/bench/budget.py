@@ -4,17 +4,20 @@
     python -m tests.bench.budget --model var_d16.pth --vae vae_ch160v4096z32.pth --device cuda --dtype bfloat16
 
 As in the sampler node: one probe first, then each run is timed, remembered and used for the next. The median of --runs is compared
-with the budget; other programs on the machine count, so a busy one fails.
+with the budget; other programs on the machine count, so a busy one fails. --cpu-time counts what this process computed instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
+from types import SimpleNamespace
 
 import torch
 
 import stepvar_core as sv
+from stepvar_core import sampler
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
 from stepvar_core.pruning.auto import SECONDS, Timings, choose_ratios, ladder_ratios, probe
 
@@ -30,7 +33,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--cpu-time", action="store_true", help="on a CPU shared with other programs")
     a = parser.parse_args()
+    if a.cpu_time:
+        sampler.time = SimpleNamespace(perf_counter=time.process_time)
     torch.set_num_threads(a.threads)
     model, vae = sv.load_model(a.model, device=a.device, dtype=getattr(torch, a.dtype)), sv.load_vae(a.vae, device=a.device)
     schedule, timings, key = model.schedule(), Timings(), (a.device, a.dtype, a.batch)
@@ -47,7 +53,7 @@ def main() -> None:
     dense = statistics.median(run(None).seconds for _ in range(a.runs))
     fastest = statistics.median(run(sv.StepVAR(ladder_ratios(1.0))).seconds for _ in range(a.runs))
     probe(run, cost_of, schedule, base, timings, key)
-    print(f"{model.family}, batch {a.batch}, {a.dtype} on {a.device}, {torch.get_num_threads()} threads: dense {dense:.3f} s, strongest {fastest:.3f} s\n")
+    print(f"{model.family}, batch {a.batch}, {a.dtype} on {a.device}, {torch.get_num_threads()} threads{', CPU time' if a.cpu_time else ''}: dense {dense:.3f} s, strongest {fastest:.3f} s\n")
     print("| budget | ratios | predicted | taken, median | off |\n|---|---|---|---|---|")
     worst = 0.0
     for share in (0.9, 0.75, 0.6, 0.45):

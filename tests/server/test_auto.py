@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from graphs import Pipeline
 
+import launch
+
 pytestmark = pytest.mark.server
+
+RENDERERS = ["classic", "vue"]
 
 DEMO = ("demo (bundled)", "auto")
 
@@ -61,3 +67,32 @@ def test_best_quality_sets_selector_and_fill(comfy, pipe):
     run = comfy.run(graph, timeout=300)
     first, second = (comfy.images(run, node) for node in run.nodes_of("SaveImage"))
     assert [p.tobytes() for p in first] == [p.tobytes() for p in second]
+
+
+SETTINGS = ("preset", "ratio_1", "selector", "fill", "auto_goal", "auto_value")
+CHOOSE = """
+const node = app.rootGraph.nodes.find((n) => n.type === "StepVARPruning");
+const widget = (name) => node.widgets.find((w) => w.name === name);
+const choose = (name, value) => { widget(name).value = value; widget(name).callback?.(value); };
+const shown = () => Object.fromEntries(%s.map((name) => [name, widget(name).value]));
+const seen = [shown()];
+for (const [name, value] of %s) { choose(name, value); seen.push(shown()); }
+return seen;
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_the_editor_shows_what_a_preset_sets(comfy, frontend, renderer):
+    """And a workflow saved before auto existed opens with its defaults."""
+    workflow = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
+    [node] = [n for n in workflow["nodes"] if n["type"] == "StepVARPruning"]
+    node["widgets_values"] = node["widgets_values"][:19]
+    steps = [("preset", "Best quality"), ("preset", "Balanced"), ("preset", "Best quality"), ("fill", "delta"), ("preset", "Off")]
+    _, chosen = frontend.drive(renderer, [{"name": "opened for presets", "workflow": workflow},
+                                          {"name": "chosen", "evaluate": CHOOSE % (json.dumps(SETTINGS), json.dumps(steps))}])
+    assert [tuple(seen[name] for name in SETTINGS) for seen in chosen["value"]] == [
+        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9), ("Best quality", 0.5, "update", "zero", "off", 0.9),
+        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9), ("Best quality", 0.5, "update", "zero", "off", 0.9),
+        ("Custom", 0.5, "update", "delta", "off", 0.9), ("Off", 0, "update", "delta", "off", 0.9)]
+    assert chosen["packErrors"] == []
