@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.pruning.auto import GOALS, OFF, check_goal
 from ..stepvar_core.pruning.plan import FILLS, HALVES
 from ..stepvar_core.pruning.policy import PROTECT_MODES, SCOPES, StepVAR
-from ..stepvar_core.pruning.presets import CUSTOM, PRESETS, RATIO_WIDGETS
+from ..stepvar_core.pruning.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
 from ..stepvar_core.pruning.selectors import NORMALISERS, SELECTORS
 from .bridge import io
 from .schema import VARModel, advanced, schema, with_options
@@ -31,10 +32,11 @@ class StepVARPruning(io.ComfyNode):
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
-                with_options({"stepvar_presets": PRESETS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
+                with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
                                      "skips no scale; Fastest and the paper's presets drop the most detail. A preset skips scales only on the "
-                                     "family and size it was published for, and prunes them elsewhere."),
+                                     "family and size it was published for, and prunes them elsewhere. Best quality also sets selector and fill: "
+                                     "closest to the full picture at the same speed as Balanced."),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),
                 io.Float.Input("structure_weight", default=0.5, min=0.0, max=1.0, step=0.05,
                                tooltip="What to keep: 1 keeps shapes and layout (structure), 0 keeps fine detail (texture). The time is the same."),
@@ -62,13 +64,22 @@ class StepVARPruning(io.ComfyNode):
                          tooltip="Neighbourhood that counts as local average for texture, in tokens. Larger sees coarser texture; the time "
                                  "hardly changes."),
                 advanced(io.Combo, "selector", options=list(SELECTORS), default="stepvar",
-                         tooltip="How tokens are ranked: StepVAR, or a baseline to compare it with. Changes which tokens stay; the time is "
-                                 "nearly the same."),
+                         tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; or a baseline to "
+                                 "compare with. Changes which tokens stay; the time is nearly the same."),
                 advanced(io.Int, "coverage", default=0, min=0, max=16,
                          tooltip="Keep at least one token in every n x n cell, so that no area is left empty. 0 is off. Small values keep "
                                  "more tokens and take more time."),
                 advanced(io.Combo, "protect_mode", options=list(PROTECT_MODES), default="add",
                          tooltip="add: painted areas are preferred, the count stays. keep: painted areas always run, which takes more time."),
+                advanced(io.Combo, "auto_goal", options=list(GOALS), default=OFF, optional=True,  # optional: prompts saved before it was added
+                         tooltip="Lets the pack choose the ratios; the sliders and the preset's ratios then count for nothing. quality: as fast as "
+                                 "the likeness in auto_value allows, from a table measured on the demo model and from how much this picture "
+                                 "still changes. seconds: as good as the time in auto_value allows, from the last runs on this machine; the "
+                                 "first time, a probe of about half a run is timed."),
+                advanced(io.Float, "auto_value", default=0.9, min=0.0, max=3600.0, step=0.01, optional=True,
+                         tooltip="For quality: SSIM to the full picture, 0 to 1; 0.95 is hard to tell apart, 0.8 visibly softer. For seconds: what "
+                                 "the sampler may take for the whole batch, without loading and decoding. Higher prunes less and takes more "
+                                 "time."),
                 io.Mask.Input("protect", optional=True,
                               tooltip="Paint what must stay sharp, for example a face. White areas are kept first."),
             ],
@@ -76,10 +87,11 @@ class StepVARPruning(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preset, structure_weight, fill, guidance_late, guidance_late_scales, first_layer, scope, normalise,
-                iterations, kernel, selector, coverage, protect_mode, protect=None, **ratios) -> io.NodeOutput:
+                iterations, kernel, selector, coverage, protect_mode, auto_goal=OFF, auto_value=0.9, protect=None, **ratios) -> io.NodeOutput:
+        check_goal(auto_goal, auto_value)
         policy = StepVAR(
             ratios=tuple(ratios[f"ratio_{n}"] for n in range(1, RATIO_WIDGETS + 1)), selector=selector,
             structure_weight=structure_weight, normalise=normalise, iterations=iterations, kernel=kernel,
             first_layer=None if first_layer < 0 else first_layer, scope=scope, fill=fill, coverage=coverage, protect=protect,
             protect_mode=protect_mode, guidance_late=guidance_late, guidance_late_scales=guidance_late_scales)
-        return io.NodeOutput(model.with_policy(policy, None if preset == CUSTOM else preset))
+        return io.NodeOutput(model.with_policy(policy, None if preset == CUSTOM else preset, (auto_goal, auto_value)))

@@ -88,3 +88,35 @@ def heat_map(a_BHW3: Tensor, b_BHW3: Tensor) -> Tensor:
     yellow from FULL_HEAT on. The range is fixed, so that two heat maps can be compared."""
     a, b = paired(a_BHW3, b_BHW3)
     return viridis((a - b).abs().amax(-1) / FULL_HEAT)
+
+
+def gradient_deviation(a_BHW3: Tensor, b_BHW3: Tensor) -> Tensor:
+    """How unevenly the edges differ, (B,), 0 for the same everywhere: the standard deviation of the map whose mean is
+    gradient_similarity (GMSD of Xue et al. 2014, equation 5, at full resolution)."""
+    a, b = (gradient(x) for x in paired(a_BHW3, b_BHW3))
+    return ((2 * a * b + EDGE_T) / (a.square() + b.square() + EDGE_T)).flatten(1).std(1, correction=0)
+
+
+def radial_spectrum(x_BHW3: Tensor) -> Tensor:
+    """Power of the brightness per spatial frequency, (B, R): mean over rings one cycle per picture wide, from 1 to half the shorter edge."""
+    luma = x_BHW3[..., :3].float() @ x_BHW3.new_tensor(LUMA, dtype=torch.float32)
+    power = torch.fft.fft2(luma).abs().square().flatten(1)
+    h, w = luma.shape[1:]
+    across, down = (torch.fft.fftfreq(n, 1 / n, device=luma.device) for n in (w, h))
+    ring = (across.square() + down.square().unsqueeze(1)).sqrt().round().long().flatten()
+    total = power.new_zeros(len(power), int(max(h, w)) + 1).index_add_(1, ring, power)
+    count = power.new_zeros(total.shape[1]).index_add_(0, ring, torch.ones_like(power[0]))
+    last = min(h, w) // 2
+    return (total / count.clamp(min=1))[:, 1:last + 1]
+
+
+def radial_spectrum_error(a_BHW3: Tensor, b_BHW3: Tensor) -> Tensor:
+    """How far blur or grain shifted the balance of fine and coarse, in dB, (B,), 0 for equal spectra: mean over frequencies of
+    |10 log10| of the ratio of the two powers. What PSNR forgives, a picture that lost its finest detail, shows here.
+
+    Power below that of one step of an 8-bit pixel counts as that much.
+    """
+    a, b = paired(a_BHW3, b_BHW3)
+    floor = (1 / 255) ** 2
+    a, b = (radial_spectrum(x).clamp(min=floor) for x in (a, b))
+    return 10 * (a / b).log10().abs().mean(1)

@@ -175,9 +175,9 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     f_hat = quantizer.empty(job.batch, schedule, job.device)
     together = _forced_prefix(job, pruning)
     if together:
-        f_hat = yield from _run_together(job, run, cache, f_hat, clock, together)
+        f_hat = yield from _run_together(job, run, cache, f_hat, clock, together, pruning)
     for step in job.passes[len(together):]:
-        start, plan = clock.mark(), job.plans[step.index]
+        start, plan = clock.mark(), pruning.plans[step.index]
         if plan.is_skipped:
             yield _skipped(job, step, f_hat, clock, start)
             continue
@@ -189,6 +189,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         drawn = _forced(job, step) or _drawn(job, step, run, x_RLC, tokens)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
+        pruning.saw(step, f_hat)
         kept = tokens.kept_BN()
         yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
                         plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
@@ -204,15 +205,16 @@ def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
     for step in job.passes[:-1]:
         i, rows = step.index, job.slice_of_rows(step.index)
         is_forced = job.forced[i] is not None and job.redraw[i] is None
-        if not is_forced or not job.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
+        if not is_forced or not pruning.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
             break
-        if pruning.tokens(step, job.plans[i], rows) is not DENSE:  # remembered for the cache fill
+        if pruning.tokens(step, pruning.plans[i], rows) is not DENSE:  # remembered for the cache fill
             break
         prefix.append(step)
     return tuple(prefix) if len(prefix) > 1 else ()
 
 
-def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...]) -> Iterator[ScaleStep]:
+def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...],
+                  pruning) -> Iterator[ScaleStep]:
     """One block-causal pass over forced scales, as in training: fills the cache, yields their steps, returns f_hat."""
     start, quantizer, features, done = clock.mark(), job.quantizer, [], []
     for step in steps:
@@ -220,6 +222,7 @@ def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, st
         drawn = _forced(job, step)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, job.schedule, drawn.added)
+        pruning.saw(step, f_hat)
         done.append((step, drawn, f_hat))
     run.rows = cache.rows = job.slice_of_rows(0)
     run.guidance = 0.0

@@ -20,7 +20,7 @@ from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
 from .plan import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan
 from .recovery import anchor_mask
-from .selectors import NORMALISERS, SELECTORS, ScoreContext
+from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy
 
 SCOPES = ("scale", "sublayer")
 PROTECT_MODES = ("add", "keep")
@@ -30,7 +30,13 @@ START_SEED = 20260303   # the power iteration's private stream: the sampling str
 
 
 class DenseRun:
-    """The run of a policy that prunes nothing."""
+    """The run of a policy that prunes nothing. plans: what each pass runs; saw: told of f_hat after every pass."""
+
+    def __init__(self, plans: list[PassPlan]):
+        self.plans = plans
+
+    def saw(self, step: Pass, f_hat: Tensor) -> None:
+        """f_hat (B, C, H, W) as this pass left it."""
 
     def tokens(self, step: Pass, plan: PassPlan, rows: slice) -> DenseTokens:
         return DENSE
@@ -44,7 +50,7 @@ class NoPruning:
         return [dense_plan(step.scale) for step in schedule.passes]
 
     def begin(self, plans, schedule: ScaleSchedule, batch: int, width: int, device, noise) -> DenseRun:
-        return DenseRun()
+        return DenseRun(plans)
 
     def describe(self) -> str:
         return "off"
@@ -184,12 +190,17 @@ class StepVAR:
 
 
 class StepVARRun:
-    """Hands out token plans for one run; holds the start vector, the masks and, for the cache fill, one scale's changes."""
+    """Hands out token plans for one run; holds the start vector, the masks, the last two f_hats and, for the cache fill, one scale's changes."""
 
     def __init__(self, policy: StepVAR, plans, batch: int, start_C: Tensor, noise: Callable, extras: dict):
         self.policy, self.plans, self.batch = policy, plans, batch
         self.start_C, self.noise, self.extras = start_C, noise, extras
         self.earlier = Earlier()
+        self.f_hats: tuple[Tensor | None, Tensor | None] = (None, None)  # before and after the last pass that ran
+
+    def saw(self, step: Pass, f_hat: Tensor) -> None:
+        """f_hat (B, C, H, W) as this pass left it."""
+        self.f_hats = (self.f_hats[1], f_hat)
 
     def tokens(self, step: Pass, plan: PassPlan, rows: slice):
         if not plan.is_dense:
@@ -202,7 +213,7 @@ class StepVARRun:
     def _score(self, x_BLC: Tensor, step: Pass):
         policy = self.policy
         context = ScoreContext(step.scale, self.start_C, lambda name, shape: self.noise(name, step.index, shape),
-                               policy.structure_weight, policy.normalise, policy.iterations, policy.kernel)
+                               policy.structure_weight, policy.normalise, policy.iterations, policy.kernel, lambda: self._update(step.scale))
         scores = SELECTORS[policy.selector](x_BLC, context)
         hard, soft = self.extras[step.index]
         if soft is not None:
@@ -211,6 +222,10 @@ class StepVARRun:
         if policy.coverage:
             ranking = ranking.masked_fill(_best_of_cells(ranking, step.scale, policy.coverage), torch.inf)
         return replace(scores, ranking=ranking)
+
+    def _update(self, scale: Scale) -> Tensor | None:
+        before, after = self.f_hats
+        return None if after is None else update_energy(after if before is None else after - before, scale)
 
 
 def _cells(values_BN: Tensor, scale: Scale, n: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Which tokens of a scale matter: scores over the grid, higher means keep.
 
 StepVAR (arXiv 2603.01757): structure is the first principal component of the tokens, texture their high-pass residual.
-The other selectors are baselines to compare with. All work on float32 features of one scale, per image.
+`update` keeps what the last pass changed most in the picture so far; the others are baselines to compare with. All work on
+float32 features of one scale, per image.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"minmax": _minmax, "zscore
 
 @dataclass(frozen=True)
 class ScoreContext:
-    """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream."""
+    """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream.
+
+    update() -> (B, L), see `update`, or None where no pass ran before.
+    """
 
     scale: Scale
     start_C: Tensor
@@ -98,6 +102,7 @@ class ScoreContext:
     normalise: str = "minmax"
     iterations: int = 5
     kernel: int = 3
+    update: Callable[[], Tensor | None] = lambda: None
 
 
 def stepvar(x_BLC: Tensor, context: ScoreContext) -> Scores:
@@ -125,6 +130,22 @@ def lowest_texture(x_BLC: Tensor, context: ScoreContext) -> Scores:
     return Scores(-scores.importance, texture=scores.texture)
 
 
+def update(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """Update index: energy the last pass that ran added to f_hat at each place (DESIGN 2.6). What still moves there will move here.
+
+    Where nothing ran before, texture stands in.
+    """
+    energy = context.update()
+    return texture_only(x_BLC, context) if energy is None else Scores(energy)
+
+
+def update_energy(change: Tensor, scale: Scale) -> Tensor:
+    """(B, L): mean energy per cell of a scale's grid of a change of f_hat, (B, C, H, W) or (B, C, T, H, W)."""
+    energy = change.float().square().sum(1, keepdim=True)
+    energy = energy if energy.ndim == 5 else energy.unsqueeze(2)
+    return F.interpolate(energy, size=scale.grid, mode="area").flatten(1)
+
+
 def distance_to_mean(x_BLC: Tensor, context: ScoreContext) -> Scores:
     """Squared distance to the image's mean token (FastVAR, Guo et al. 2025)."""
     return Scores((x_BLC - x_BLC.mean(1, keepdim=True)).square().sum(-1))
@@ -145,7 +166,8 @@ def checkerboard(x_BLC: Tensor, context: ScoreContext) -> Scores:
 
 SELECTORS: dict[str, Callable[[Tensor, ScoreContext], Scores]] = {
     "stepvar": stepvar, "texture": texture_only, "structure": structure_only, "distance": distance_to_mean,
-    "random": random, "checkerboard": checkerboard, "lowest_texture": lowest_texture}
+    "random": random, "checkerboard": checkerboard, "lowest_texture": lowest_texture,
+    "update": update}
 
 
 def keep_top(importance_BL: Tensor, keep: int) -> Tensor:

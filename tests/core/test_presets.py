@@ -7,7 +7,7 @@ import stepvar_core as sv
 from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.infinity_schedules import SIZES
 from stepvar_core.models.var import VAR, VARConfig
-from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, SKIPPABLE, preset_ratios
+from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
 from stepvar_core.registry import MODELS
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
@@ -76,3 +76,15 @@ def test_late_guidance_multiplies_with_every_preset():
         ratios = preset_ratios(name, model.family, schedule, model.full_scales)
         both, late = (sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n)) for n in (0, 4))
         assert late.flops < both.flops, name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_it_names_and_nothing_else(name):
+    own = sv.StepVAR((0.3,), structure_weight=0.1, kernel=5, selector="structure", fill="delta", guidance_late="conditional", guidance_late_scales=1)
+    policy = apply_preset(own, name, "var", SHORT, len(FULL))
+    expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
+    assert vars(policy) == expected
+
+
+def test_every_setting_of_a_preset_belongs_to_a_preset():
+    assert set(PRESET_SETTINGS) <= set(PRESETS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 SAMPLER = {"seed": 1, "cfg": -1.0, "temperature": -1.0, "top_k": 1, "top_p": -1.0, "start_at_scale": 0, "end_at_scale": -1}
 PRUNING = {"preset": "Custom", **{f"ratio_{n}": 0.0 for n in range(1, 7)}, "structure_weight": 0.5, "fill": "nearest",
            "guidance_late": "both", "guidance_late_scales": 0, "first_layer": -1, "scope": "scale", "normalise": "minmax",
-           "iterations": 5, "kernel": 3, "selector": "stepvar", "coverage": 0, "protect_mode": "add"}
+           "iterations": 5, "kernel": 3, "selector": "stepvar", "coverage": 0, "protect_mode": "add",
+           "auto_goal": "off", "auto_value": 0.9}
 
 
 class Graph:

@@ -1,6 +1,6 @@
 // @ts-check
-// Keeps the preset and the ratio widgets of a StepVAR Pruning node in agreement.
-import { presetFor, ratiosOf } from "../lib/presets.js";
+// Keeps the preset of a StepVAR Pruning node and the widgets it sets in agreement.
+import { CUSTOM, hasSettings, presetFor, ratiosOf, settingsOf } from "../lib/presets.js";
 
 /** Runs `after` whenever the user changes the widget; what was there before still runs. */
 function onChange(widget, after) {
@@ -12,20 +12,28 @@ function onChange(widget, after) {
   };
 }
 
-/** Choosing a preset sets the ratios; moving a ratio makes it Custom. */
+/** Choosing a preset sets the ratios and the settings it names; moving one of them makes it Custom. */
 export function attachPresets(node) {
   const preset = node.widgets?.find((w) => w.name === "preset");
-  const presets = node.constructor.nodeData?.input?.required?.preset?.[1]?.stepvar_presets;
+  const inputs = node.constructor.nodeData?.input?.required ?? {};
+  const { stepvar_presets: presets, stepvar_preset_settings: settings = {} } = inputs.preset?.[1] ?? {};
   const ratios = node.widgets?.filter((w) => /^ratio_\d+$/.test(w.name)) ?? [];
   if (!preset || !presets || !ratios.length) return;
+  const named = new Set(Object.values(settings).flatMap(Object.keys));
+  const others = node.widgets.filter((w) => named.has(w.name));
+  const values = () => Object.fromEntries(others.map((w) => [w.name, w.value]));
+  const defaults = Object.fromEntries(others.map((w) => [w.name, inputs[w.name]?.[1]?.default]));
   onChange(preset, () => {
-    const values = ratiosOf(presets, preset.value, ratios.length);
-    if (values) ratios.forEach((w, i) => { w.value = values[i]; });
+    const wanted = ratiosOf(presets, preset.value, ratios.length);
+    if (wanted) ratios.forEach((w, i) => { w.value = wanted[i]; });
+    const changed = settingsOf(settings, preset.value, values(), defaults);
+    for (const w of others) if (w.name in changed) w.value = changed[w.name];
     node.setDirtyCanvas?.(true, true);
   });
-  for (const ratio of ratios) {
-    onChange(ratio, () => {
-      preset.value = presetFor(presets, preset.value, ratios.map((w) => w.value));
+  for (const widget of [...ratios, ...others]) {
+    onChange(widget, () => {
+      const shown = presetFor(presets, preset.value, ratios.map((w) => w.value));
+      preset.value = hasSettings(settings, shown, values()) ? shown : CUSTOM;
       node.setDirtyCanvas?.(true, true);
     });
   }

@@ -1,0 +1,56 @@
+"""The update index: what the last pass changed in the picture so far decides which tokens of the next one run."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import stepvar_core as sv
+from stepvar_core.pruning.selectors import update_energy
+
+
+def run(model, vae, policy, **options):
+    f_hats = []
+    result = sv.sample(model, vae, model.class_condition([1, 3]), schedule=model.schedule(), top_k=1, pruning=policy,
+                       on_scale=lambda step: f_hats.append(step.f_hat), **options)
+    return result, f_hats
+
+
+def test_exactly_the_places_that_changed_most_are_kept(tiny):
+    result, f_hats = run(*tiny, sv.StepVAR((0.5, 0.25), selector="update"))
+    for place, edge in ((-1, 6), (-2, 4)):
+        change = (f_hats[place - 1] - f_hats[place - 2]).square().sum(1, keepdim=True)
+        energy = F.interpolate(change, size=(edge, edge), mode="area").flatten(1)
+        kept = result.trace.scales[place].kept.flatten(1)
+        assert (energy.where(kept, torch.inf).amin(1) >= energy.where(~kept, -torch.inf).amax(1)).all()
+        assert kept.sum(1).tolist() == [edge * edge - int(edge * edge * (0.5 if place == -1 else 0.25))] * 2
+
+
+def test_a_skipped_scale_leaves_the_last_change_standing(tiny):
+    """Nothing was added there, and a map of zeros would keep the first tokens of the raster."""
+    result, f_hats = run(*tiny, sv.StepVAR((0.5, 1.0), selector="update"))
+    energy = (f_hats[-2] - f_hats[-4]).square().sum(1).flatten(1)
+    kept = result.trace.scales[-1].kept.flatten(1)
+    assert (energy.where(kept, torch.inf).amin(1) >= energy.where(~kept, -torch.inf).amax(1)).all()
+
+
+def test_before_anything_ran_texture_stands_in(tiny):
+    model, vae = tiny
+    kept = [run(model, vae, sv.StepVAR((0, 0, 0, 0, 0.5), selector=s))[0].trace.scales[0].kept for s in ("update", "texture")]
+    assert torch.equal(*kept)
+
+
+@pytest.mark.parametrize("start", [2, 3, 4])
+def test_a_resumed_run_keeps_the_same_tokens(tiny, start):
+    model, vae = tiny
+    policy = sv.StepVAR((0.5, 0.5), selector="update", fill="zero")
+    whole, _ = run(model, vae, policy)
+    again, _ = run(model, vae, policy, codes=whole, start_at_scale=start)
+    assert all(torch.equal(a, b) for a, b in zip(whole.codes, again.codes))
+    assert all(torch.equal(a.kept, b.kept) for a, b in zip(whole.trace.scales, again.trace.scales))
+
+
+def test_video_maps_are_resized_over_time_too():
+    change = torch.zeros(1, 2, 4, 4, 4)
+    change[0, :, 3, 0, 0] = 1.0
+    energy = update_energy(change, sv.Scale(2, 2, 2)).view(2, 2, 2)
+    assert energy[1, 0, 0] == energy.max() > 0 and energy[0].eq(0).all()
