@@ -14,15 +14,20 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         StepVARPruning,
         StepVARReport,
         VARClassLabel,
+        VARCompare,
         VAREncode,
         VARModelLoader,
         VARSampler,
+        VARTextEncoderLoader,
         register_folder,
+        register_routes,
     )
 
     register_folder()
+    register_routes()
     NODE_CLASS_MAPPINGS = {
         "VARModelLoader": VARModelLoader,
+        "VARTextEncoderLoader": VARTextEncoderLoader,
         "VARClassLabel": VARClassLabel,
         "EmptyVARLatent": EmptyVARLatent,
         "StepVARPruning": StepVARPruning,
@@ -30,9 +35,11 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "VAREncode": VAREncode,
         "StepVARMaskOverlay": StepVARMaskOverlay,
         "StepVARReport": StepVARReport,
+        "VARCompare": VARCompare,
     }
     NODE_DISPLAY_NAME_MAPPINGS = {
         "VARModelLoader": "Load VAR Model",
+        "VARTextEncoderLoader": "Load VAR Text Encoder",
         "VARClassLabel": "VAR Class Label",
         "EmptyVARLatent": "Empty VAR Latent",
         "StepVARPruning": "StepVAR Pruning",
@@ -40,6 +47,7 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
         "VAREncode": "VAR Encode",
         "StepVARMaskOverlay": "StepVAR Mask Overlay",
         "StepVARReport": "StepVAR Report",
+        "VARCompare": "VAR Compare",
     }
 
     async def comfy_entrypoint():

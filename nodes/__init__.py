@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
+from .compare import VARCompare
 from .inspect import StepVARMaskOverlay, StepVARReport
-from .loaders import VARClassLabel, VARModelLoader
+from .loaders import VARClassLabel, VARModelLoader, VARTextEncoderLoader
 from .pruning import StepVARPruning
+from .routes import register_routes
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay, StepVARReport]
+NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay,
+         StepVARReport, VARCompare]
 
 
 class StepVARExtension(ComfyExtension):
@@ -17,4 +20,4 @@ class StepVARExtension(ComfyExtension):
         return NODES
 
 
-__all__ = ["NODES", "StepVARExtension", "register_folder", *(node.__name__ for node in NODES)]
+__all__ = ["NODES", "StepVARExtension", "register_folder", "register_routes", *(node.__name__ for node in NODES)]

@@ -1,4 +1,7 @@
-"""The host, and the only place that imports it: memory, folders, progress, previews, messages to the browser."""
+"""The host: memory, folders, progress, previews, messages to the browser.
+
+Nothing else imports it but text_encoders.py, which builds on the host's own text encoder classes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import base64
 import logging
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import comfy.model_management as management
@@ -15,11 +19,12 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
+import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import ComfyExtension, io, ui
 from PIL import Image
 
-from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint
+from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint, stamp
 from ..stepvar_core.errors import CheckpointMismatch, LatentMismatch
 from ..stepvar_core.registry import CODECS, MODELS, build, detect
 from ..stepvar_core.trace import pack_mask
@@ -34,8 +39,16 @@ DEMO = Path(__file__).parent.parent / "stepvar_core" / "demo"
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3fn": torch.float8_e4m3fn}
 COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
 # families with nodes for their conditions; the core runs more of them (stepvar_core.load_model)
-FAMILIES = ("var",)
-VAE_NAMES = {"var": ("vae_ch160v4096z32.safetensors", "vae_ch160v4096z32.pth")}
+FAMILIES = ("var", "infinity")
+# the VAE a family's model belongs with, by the channels of its latent; the last name is the public one
+VAE_NAMES = {
+    "var": {32: ("vae_ch160v4096z32",)},
+    # the 2B model's: upstream writes both names; "reg" was trained apart from the plain d32
+    "infinity": {14: ("infinity_vae_d56_f8_14_patchify",), 16: ("infinity_vae_d16",), 24: ("infinity_vae_d24",),
+                 32: ("infinity_vae_d32_reg", "infinity_vae_d32reg"), 64: ("infinity_vae_d64",)},
+}
+SHARDS = SAFETENSORS | {".bin"}
+PREVIEW_EDGE = 512    # pixels
 PREVIEW_SHARE = 0.25  # previews may cost at most this share of the time the scales themselves take
 
 
@@ -50,10 +63,14 @@ def register_folder() -> None:
                                                    set(extensions) | folder_paths.supported_pt_extensions)
 
 
+def model_files(*keys: str) -> list[str]:
+    """Files of the host's folders, and folders of shards (written with a trailing slash)."""
+    return list(dict.fromkeys(n for key in keys for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))))
+
+
 def model_names() -> list[str]:
-    """Choices of Load VAR Model: the bundled demo, files, and folders of shards (written with a trailing slash)."""
-    names = [n for key in (FOLDER, "diffusion_models") for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))]
-    return [BUNDLED, *dict.fromkeys(names)]
+    """Choices of Load VAR Model: the bundled demo, files and folders."""
+    return [BUNDLED, *model_files(FOLDER, "diffusion_models")]
 
 
 def vae_names() -> list[str]:
@@ -66,13 +83,13 @@ def _shard_folders(key: str) -> list[str]:
     for root in folder_paths.get_folder_paths(key):
         if os.path.isdir(root):
             found += [entry.name + "/" for entry in os.scandir(root)
-                      if entry.is_dir() and any(f.suffix in SAFETENSORS for f in Path(entry.path).iterdir())]
+                      if entry.is_dir() and any(f.suffix in SHARDS for f in Path(entry.path).iterdir())]
     return sorted(found)
 
 
-def _resolve(name: str, keys: tuple[str, ...], bundled: str) -> Path:
+def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Path:
     """Path of a listed name. Names come from a workflow file, so only what the host lists is opened."""
-    if name == BUNDLED:
+    if name == BUNDLED and bundled is not None:
         return DEMO / bundled
     for key in keys:
         if name in _shard_folders(key):
@@ -88,31 +105,53 @@ def _resolve(name: str, keys: tuple[str, ...], bundled: str) -> Path:
 
 def load_model(name: str, weight_dtype: str):
     """Patcher around the transformer of that name, in the dtypes the host would choose."""
-    checkpoint = read_checkpoint(_resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
+    checkpoint = read_checkpoint(resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
     family = detect(checkpoint, MODELS, "a next-scale transformer")
     if family.name not in FAMILIES:
         raise CheckpointMismatch(f"{checkpoint.name} is {family.what}; the nodes run {', '.join(FAMILIES)} models so far.",
                                  "Use stepvar_core from Python for this family (see README), or choose a VAR file.")
     device, offload = management.get_torch_device(), management.unet_offload_device()
-    parameters = sum(t.numel() for t in checkpoint.tensors.values())
-    stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
-    compute = management.unet_manual_cast(stored, device, COMPUTE) or stored
+    stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(family, checkpoint, ops=comfy.ops.pick_operations(stored, compute, load_device=device), dtype=stored, device=offload)
     model.compute_dtype = compute
     return _patcher(model, device, offload)
 
 
-def load_vae(name: str, family: str, model_name: str):
-    """The VAE of that name; `auto` is the bundled one for the bundled model, else the family's own file."""
+def _dtypes(checkpoint, weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
+    """How the host stores the transformer's weights, and computes with them."""
+    device = management.get_torch_device()
+    parameters = sum(t.numel() for t in checkpoint.tensors.values())
+    stored = DTYPES[weight_dtype] or management.unet_dtype(device, parameters, COMPUTE)
+    return stored, management.unet_manual_cast(stored, device, COMPUTE) or stored
+
+
+def outline(name: str, weight_dtype: str):
+    """The transformer of a listed name on the meta device: sizes, schedules and costs, but no weights."""
+    path = resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors")
+    return _outline(path, stamp(path), weight_dtype)
+
+
+@lru_cache(maxsize=16)
+def _outline(path: Path, _stamp: tuple, weight_dtype: str):
+    checkpoint = read_checkpoint(path, shapes_only=True)
+    stored, compute = _dtypes(checkpoint, weight_dtype)
+    model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
+    model.compute_dtype = compute
+    return model
+
+
+def load_vae(name: str, model, model_name: str):
+    """The VAE of that name; `auto` is the bundled one for the bundled model, else the public one of the model's family and sizes."""
     keys = ("vae", FOLDER)
     if name == "auto":
-        known = {n for key in keys for n in folder_paths.get_filename_list(key)}
+        known = sorted({n for key in keys for n in folder_paths.get_filename_list(key)})
+        wanted = VAE_NAMES[model.family].get(model.config.code_dim, ())
         name = BUNDLED if model_name == BUNDLED else next(
-            (n for wanted in VAE_NAMES.get(family, ()) for n in sorted(known) if os.path.basename(n) == wanted), None)
+            (n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
         if name is None:
-            raise CheckpointMismatch(f"No VAE file of the {family} family was found in models/vae.",
-                                     f"Download {VAE_NAMES[family][-1]} into models/vae, or choose the file by hand.")
-    checkpoint = read_checkpoint(_resolve(name, keys, "demo_vae.safetensors"))
+            remedy = f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand." if wanted else "Choose the file by hand."
+            raise CheckpointMismatch(f"No VAE file of the {model.family} family, {model.config.code_dim} channels, was found in models/vae.", remedy)
+    checkpoint = read_checkpoint(resolve(name, keys, "demo_vae.safetensors"))
     device, offload = management.vae_device(), management.vae_offload_device()
     dtype = management.vae_dtype(device, [torch.bfloat16, torch.float32])
     codec = build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=comfy.ops.disable_weight_init, dtype=dtype, device=offload)
@@ -199,10 +238,10 @@ def encode_codes(vae, image: torch.Tensor, schedule, seed: int) -> tuple[list[to
 # running ------------------------------------------------------------------------------------------
 
 
-def load_for_sampling(handle, cache_bytes: int) -> torch.device:
-    """Makes room for the weights and the keys and values; returns the device to compute on."""
+def load_for_sampling(handle, peak_bytes: int) -> torch.device:
+    """Makes room for a run that takes peak_bytes, weights included; returns the device to compute on."""
     patchers = [handle.patcher] + ([handle.vae.patcher] if wants_previews() else [])
-    management.load_models_gpu(patchers, memory_required=cache_bytes)
+    management.load_models_gpu(patchers, memory_required=max(peak_bytes - handle.patcher.model_size(), 0))
     return handle.patcher.load_device
 
 
@@ -214,42 +253,66 @@ class Progress:
     """Progress bar, live preview and one message per scale for the node that is running.
 
     Called after every scale; the host raises out of it when the user cancelled. A preview is the picture so far, from
-    the real decoder, and is left out while previews have taken more than their share of the time.
+    the real decoder, and is left out while previews have taken more than their share of the time. `last` is the final
+    one, (1, H, W, 3): the first picture of the batch as it came out; None without previews.
     """
 
-    def __init__(self, handle, node_id: str, total: int):
-        self.handle, self.node_id, self.total = handle, node_id, total
-        self.bar = comfy.utils.ProgressBar(total, node_id=node_id)
+    def __init__(self, handle, hidden, job):
+        self.handle, self.node_id, self.total = handle, hidden.unique_id, len(job.passes)
+        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id")  # other tabs may have nodes of the same id
+        self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
+        self.last = None
+        # what will run, so that the browser can lay out a scale's place before it ran: t, h, w, tokens that will run
+        self.fill, self.scope = job.plans[0].fill, job.plans[0].scope
+        self.plan = [[*step.scale.grid, plan.kept] for step, plan in zip(job.passes, job.plans)]
 
     def __call__(self, step) -> None:
         management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(step.index + 1, self.total, self._preview(step))
         send("stepvar.scale", {
-            "node": self.node_id, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
+            "node": self.node_id, "workflow": self.workflow, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
             "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
-            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode()})
+            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan,
+            "fill": self.fill, "scope": self.scope})
 
     def _preview(self, step):
-        if not wants_previews() or not step.tokens_run:
+        is_final = step.index + 1 == self.total
+        if not wants_previews() or not (step.tokens_run or is_final):
             return None
         began = time.perf_counter()
-        is_final = step.index + 1 == self.total
         if not is_final and self.spent > PREVIEW_SHARE * (began - self.started - self.spent):
             return None
-        pixels = self.handle.vae.codec.decode(step.f_hat[:1])[0].cpu().numpy()
-        picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        pixels = self.handle.vae.codec.decode(self._small(step.f_hat[:1])).cpu()
+        picture = Image.fromarray((pixels[0].numpy() * 255).round().astype(np.uint8))
+        self.last = pixels if is_final else None
         self.spent += time.perf_counter() - began
         return "JPEG", picture, args.preview_size if hasattr(args, "preview_size") else 512
+
+    def _small(self, f_hat_1CHW: torch.Tensor) -> torch.Tensor:
+        """The latent of a preview: a megapixel takes the decoder longer than a scale takes the model."""
+        longest = max(f_hat_1CHW.shape[-2:]) * self.handle.vae.codec.config.stride
+        return f_hat_1CHW if longest <= PREVIEW_EDGE else F.interpolate(f_hat_1CHW, scale_factor=PREVIEW_EDGE / longest, mode="area")
+
+
+def _server():
+    from server import PromptServer  # the server module starts up with the process; importing it early would be a cycle
+
+    return getattr(PromptServer, "instance", None)
 
 
 def send(event: str, payload: dict) -> None:
     """A message to the browser tab that queued the prompt; nothing happens without a server."""
-    from server import PromptServer  # the server module starts up with the process; importing it early would be a cycle
-
-    instance = getattr(PromptServer, "instance", None)
+    instance = _server()
     if instance is not None:
         instance.send_sync(event, payload, instance.client_id)
+
+
+def add_route(path: str, handler) -> None:
+    """Answers GET `path` with `handler`; nothing happens without a server."""
+    instance = _server()
+    if instance is not None:
+        instance.routes.get(path)(handler)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

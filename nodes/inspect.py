@@ -7,17 +7,36 @@ import json
 
 from ..stepvar_core.overlay import LAYERS, draw, layer_map, pick_scale, to_pixels
 from ..stepvar_core.report import draw_report
-from ..stepvar_core.trace import Trace, pack_mask
+from ..stepvar_core.trace import Trace, pack_mask, pack_score, pictures_within, score_maps
 from .bridge import io, ui
 from .schema import VARTrace, schema
 
+SCORE_BYTES = 3 << 19  # 2 MB as base64: the host keeps what is shown of every run in its history
 
-def trace_message(trace: Trace) -> dict:
-    """The trace for the browser: the summary, and per scale the kept tokens as packed bits."""
+
+def trace_message(trace: Trace, pictures: list[dict] | None = None) -> dict:
+    """The trace for the browser: the summary; per scale the kept tokens as packed bits, and the scores as bytes.
+
+    pictures: temporary files of the decoded pictures, as many as there are. Scores that would make the message too large
+    are left out, the later pictures' first; `scored` says how many pictures have them.
+    """
     message = trace.as_dict()
+    scored = pictures_within(trace, SCORE_BYTES)
     for scale, summary in zip(trace.scales, message["scales"]):
         summary["kept"] = base64.b64encode(pack_mask(scale.kept)).decode()
-    return message
+        if scored and (maps := score_maps(scale)):
+            summary["scores"] = {name: packed(score[:scored]) for name, score in maps.items()}
+    return message | {"scored": scored, "pictures": pictures or []}
+
+
+def packed(score_BTHW) -> dict:
+    low, high, data = pack_score(score_BTHW)
+    return {"low": [round(v, 5) for v in low], "high": [round(v, 5) for v in high], "data": base64.b64encode(data).decode()}
+
+
+def temporary(pictures, cls) -> list[dict]:
+    """The pictures (B, H, W, 3) as files the browser can fetch until the host stops."""
+    return ui.PreviewImage(pictures, cls=cls).as_dict()["images"]
 
 
 class StepVARMaskOverlay(io.ComfyNode):
@@ -46,8 +65,9 @@ class StepVARMaskOverlay(io.ComfyNode):
         shown = pick_scale(trace, scale)
         cells = layer_map(shown, layer)
         picture = draw(image, cells, layer, opacity)
-        preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, to_pixels(cells, *image.shape[1:3]), ui=preview | {"stepvar": [trace_message(trace)]})
+        # `images` is for browsers without the overlay widget, which draws over the plain pictures and hides them
+        output = ui.PreviewImage(picture, cls=cls).as_dict() | {"stepvar": [trace_message(trace, temporary(image[..., :3], cls))]}
+        return io.NodeOutput(picture, to_pixels(cells, *image.shape[1:3]), ui=output)
 
 
 class StepVARReport(io.ComfyNode):

@@ -115,20 +115,57 @@ def pack_labels(ids: list[int]) -> list:
 
 
 def read_condition(conditioning, model, batch: int, name: str):
-    """The model's condition for a batch. Raises ConditionMismatch for what this model cannot honour, by name."""
+    """The model's condition for a batch; None for a negative without content, which is the model's own.
+
+    Raises ConditionMismatch for what this model cannot honour, by name.
+    """
+    source = "CLIP Text Encode" if reads_text(model) else "VAR Class Label"
     if not conditioning:
-        raise ConditionMismatch(f"The {name} conditioning is empty.", "Connect VAR Class Label.")
+        raise ConditionMismatch(f"The {name} conditioning is empty.", f"Connect {source}.")
     if len(conditioning) > 1:
+        instead = "write one prompt, or join two with Conditioning Concat" if reads_text(model) else "write several labels separated by ';'"
         raise ConditionMismatch(f"The {name} conditioning combines {len(conditioning)} entries.",
-                                "A VAR model takes one: remove Conditioning Combine, or write several labels separated by ';'.")
+                                f"A VAR model takes one: remove Conditioning Combine, or {instead}.")
     tensor, options = conditioning[0]
+    for key, what in UNKNOWN_OPTIONS.items():
+        if key in options:
+            raise ConditionMismatch(f"The {name} conditioning {what}.", f"A VAR model cannot honour that: connect {source} directly.")
+    return (_read_text if reads_text(model) else _read_labels)(tensor, options, model, batch, name)
+
+
+# what stock nodes attach to a conditioning, by key
+UNKNOWN_OPTIONS = {"area": "is limited to an area", "mask": "is limited to a mask", "start_percent": "is limited to a part of the run",
+                   "control": "carries a ControlNet", "gligen": "carries GLIGEN boxes", "hooks": "carries hooks (LoRA or masks by prompt)"}
+
+
+def reads_text(model) -> bool:
+    return hasattr(model.config, "text_dim")
+
+
+def _read_labels(tensor: Tensor, options: dict, model, batch: int, name: str):
     labels = options.get("var_labels")
     if labels is None:
         raise ConditionMismatch(f"The {name} conditioning is text; this model takes class labels.", "Use VAR Class Label.")
     if tuple(tensor.flatten().tolist()) != tuple(float(i) for i in labels):
         raise ConditionMismatch(f"The {name} conditioning was changed on its way (Conditioning Average or Zero Out).",
                                 "Class labels cannot be blended: connect VAR Class Label directly; -1 is the label for no class.")
-    for area in ("area", "mask", "start_percent"):
-        if area in options:
-            raise ConditionMismatch(f"The {name} conditioning is limited to an {area}.", "A VAR model cannot honour that: connect the label directly.")
     return model.class_condition([labels[i % len(labels)] for i in range(batch)])
+
+
+def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
+    """Features (1 or B, T, C) of prompts; concatenated and averaged ones are features too."""
+    if "var_labels" in options:
+        raise ConditionMismatch(f"The {name} conditioning is class labels; this model reads text.",
+                                "Connect CLIP Text Encode, with the CLIP of Load VAR Text Encoder.")
+    if tensor.ndim != 3 or tensor.shape[-1] != model.config.text_dim:
+        raise ConditionMismatch(f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
+                                "It comes from another text encoder: connect the CLIP of Load VAR Text Encoder (FLAN-T5 XL) to CLIP Text Encode.")
+    if not tensor.any():
+        if name == "negative":
+            return None
+        raise ConditionMismatch(f"The {name} conditioning holds nothing (Conditioning Zero Out).", "Connect CLIP Text Encode; an empty prompt works.")
+    if len(tensor) not in (1, batch):
+        raise ConditionMismatch(f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
+                                "Give one prompt for all, or one per picture.")
+    mask = options.get("attention_mask")
+    return model.text_condition(tensor.expand(batch, -1, -1), None if mask is None else mask.expand(batch, -1))

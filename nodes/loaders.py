@@ -1,12 +1,13 @@
-"""Load VAR Model, VAR Class Label."""
+"""Load VAR Model, Load VAR Text Encoder, VAR Class Label."""
 
 from __future__ import annotations
 
+from ..stepvar_core.errors import ConditionMismatch
 from ..stepvar_core.labels import class_names, parse_labels
-from . import bridge
+from . import bridge, text_encoders
 from .bridge import io
 from .handles import ModelHandle
-from .latents import pack_labels
+from .latents import pack_labels, reads_text
 from .schema import VARModel, schema
 
 VARIANTS = ["auto", "480p", "720p", "interactive"]
@@ -35,8 +36,34 @@ class VARModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, vae_name="auto", weight_dtype="auto", variant="auto") -> io.NodeOutput:
         patcher = bridge.load_model(model_name, weight_dtype)
-        vae = bridge.load_vae(vae_name, patcher.model.family, model_name)
+        vae = bridge.load_vae(vae_name, patcher.model, model_name)
         return io.NodeOutput(ModelHandle(model_name, patcher, vae), vae)
+
+
+class VARTextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = text_encoders.names()
+        return schema(
+            node_id="VARTextEncoderLoader", display_name="Load VAR Text Encoder", category="VAR/loaders",
+            description="Loads the text encoder of a text-to-image VAR model, for the stock CLIP Text Encode. ComfyUI's own Load CLIP "
+                        "takes FLAN-T5 XL for another T5 and encodes prompts wrongly.",
+            search_aliases=["FLAN-T5", "T5", "load CLIP", "text encoder", "Infinity", "prompt"],
+            inputs=[
+                io.Combo.Input("encoder_name", options=names, tooltip="A file or a folder of shards (its name ends with a slash) in "
+                               "models/text_encoders: for Infinity google/flan-t5-xl. The whole model or its encoder alone; fp16, bf16 and fp8 "
+                               "files stay as small as they are."),
+                io.Combo.Input("type", options=text_encoders.TYPES, default="auto", tooltip="Which model it encodes for. Infinity: auto or "
+                               "flan-t5-xl. The others are for model families still to come. Changes neither time nor memory."),
+                io.Combo.Input("encoder_name_2", options=[text_encoders.NONE, *names], default=text_encoders.NONE,
+                               tooltip="For models that read two encoders. Infinity reads one: leave on none."),
+            ],
+            outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens, the rest is cut off. T5 knows "
+                                    "no prompt weights: (word:1.3) is read as word.")])
+
+    @classmethod
+    def execute(cls, encoder_name, type="auto", encoder_name_2=text_encoders.NONE) -> io.NodeOutput:
+        return io.NodeOutput(text_encoders.load(encoder_name, type, encoder_name_2))
 
 
 class VARClassLabel(io.ComfyNode):
@@ -56,4 +83,7 @@ class VARClassLabel(io.ComfyNode):
     @classmethod
     def execute(cls, model, label) -> io.NodeOutput:
         config = model.model.config
+        if reads_text(model.model):
+            raise ConditionMismatch(f"{model.name} reads text, not class labels.",
+                                    "Use CLIP Text Encode, with the CLIP of Load VAR Text Encoder.")
         return io.NodeOutput(pack_labels(parse_labels(label, class_names(config), config.num_classes)))

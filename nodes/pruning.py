@@ -34,7 +34,7 @@ class StepVARPruning(io.ComfyNode):
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
                 with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
-                                     "skips no scale; the paper's presets are fastest and drop the most detail. A preset skips scales only on the "
+                                     "skips no scale; Fastest and the paper's presets drop the most detail. A preset skips scales only on the "
                                      "family and size it was published for, and prunes them elsewhere. Best quality also sets selector and fill: "
                                      "closest to the full picture at the same speed as Balanced."),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),

@@ -10,7 +10,7 @@ from ..stepvar_core.pruning.presets import apply_preset
 from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
 from . import bridge
 from .bridge import io
-from .inspect import trace_message
+from .inspect import temporary, trace_message
 from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
@@ -25,21 +25,25 @@ class VARSampler(io.ComfyNode):
             inputs=[
                 VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance steers away from. Without it, the model's own 'no class'."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What guidance steers away from. Without it, the model's own 'no class' "
+                                      "or 'no text', which is what it was trained with. Needs guidance to have an effect."),
                 io.Latent.Input("latent", tooltip="Size and batch, from Empty VAR Latent; or an earlier result to continue."),
                 io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1, control_after_generate=True,
                              tooltip="The same seed draws the same picture, on any device and in any batch. Pruning changes only what it prunes."),
                 io.Float.Input("cfg", default=-1.0, min=-1.0, max=100.0, step=0.1,
-                               tooltip="Guidance: how strictly the class is followed. -1 is the model's default (VAR: 4). Class-conditional VAR "
-                                       "ramps it up from scale to scale, and 0 is none and takes half the time."),
+                               tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR 4, Infinity 2B 4, "
+                                       "8B 3). VAR ramps it up from scale to scale, and 0 is none; Infinity applies it to every scale, and 1 is none. "
+                                       "None takes half the time."),
                 io.Float.Input("temperature", default=-1.0, min=-1.0, max=10.0, step=0.01,
-                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (1). The time is the same."),
+                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR 1, Infinity 2B 0.5, 8B 1). The time "
+                                       "is the same."),
                 io.Int.Input("top_k", default=-1, min=-1, max=100000,
                              tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance. 0 is off, "
-                                     "-1 the model's default."),
+                                     "-1 the model's default (VAR 900). Infinity draws bits: only 1 makes a difference."),
                 io.Float.Input("top_p", default=-1.0, min=-1.0, max=1.0, step=0.01,
                                tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. 0 is off, -1 the "
-                                       "model's default."),
+                                       "model's default (VAR 0.95). Infinity: a bit whose unlikelier value falls below 1 - top_p is not "
+                                       "left to chance (0.97)."),
                 io.Int.Input("start_at_scale", default=0, min=0, max=100,
                              tooltip="Keep the latent's first scales and draw from this one on: 0 draws everything, higher keeps more of the picture "
                                      "and takes little less time."),
@@ -48,7 +52,7 @@ class VARSampler(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
                      VARTrace.Output(display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             has_intermediate_output=True)  # a cached run still hands its trace to the browser, on hosts from 0.18.1
 
     @classmethod
@@ -66,7 +70,7 @@ class VARSampler(io.ComfyNode):
             policy = quality_goal(network, given.schedule, policy, value)
         elif goal == SECONDS:
             policy = replace(policy, ratios=())  # what memory must suffice for; the ratios follow when the model is loaded
-        device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).kv_bytes)
+        device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).peak_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None
         condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
@@ -87,8 +91,10 @@ class VARSampler(io.ComfyNode):
             network, model.vae.codec, condition, pruning=policy, start_at_scale=start_at_scale,
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
             end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, **drawing)
-        result = finish(job, watched(scale_steps(job), bridge.Progress(model, cls.hidden.unique_id, len(job.passes))))
+        progress = bridge.Progress(model, cls.hidden, job)
+        result = finish(job, watched(scale_steps(job), progress))
         if goal != QUALITY:  # its plans were made on the way
             model.timings.add(key, cost_of(policy), result.trace)
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
-        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace)]})
+        seen = [] if progress.last is None else temporary(progress.last, cls)
+        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})

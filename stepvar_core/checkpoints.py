@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+TELLING = {"lvl_1L"}  # buffers whose values say sizes: read even where only shapes are asked for
+DTYPES = {"I64": torch.int64, "I32": torch.int32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # it may come in
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
 
@@ -42,42 +45,92 @@ class Checkpoint:
         return len({m.group(1) for m in (re.match(pattern, key) for key in self.tensors) if m})
 
 
-def read_checkpoint(path) -> Checkpoint:
-    """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable."""
+def _every_key(key: str) -> bool:
+    return True
+
+
+def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key) -> Checkpoint:
+    """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
+
+    keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read, tensors are on
+    the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the file's size.
+    """
     path = Path(path)
     if path.is_dir():
-        tensors, metadata = _read_folder(path)
+        tensors, metadata = _read_folder(path, shapes_only, keep)
     elif not path.is_file():
         raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
     else:
-        tensors, metadata = _read_one(path)
+        tensors, metadata = _read_one(path, shapes_only, keep)
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
 
 
-def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def stamp(path) -> tuple:
+    """What changes when the files of a checkpoint do: names, times and sizes, config.json beside them included."""
+    path = Path(path)
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path, path.parent / "config.json"]
+    return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
+
+
+def _read_one(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix in SAFETENSORS:
-        return _read_safetensors(path)
+        return _read_safetensors(path, shapes_only, keep)
     if path.suffix in TORCH:
-        return _read_torch(path), {}
+        return {key: tensor for key, tensor in _read_torch(path, shapes_only).items() if keep(key)}, {}
     raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        if shapes_only:
+            return _read_header(path)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys() if keep(key)}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the meta device from a safetensors header: u64 length, then JSON of dtype, shape and data_offsets per key.
+
+    Not by safe_open, which maps the whole file: a machine with less memory than the file has bytes refuses that.
+    Raises ValueError for a header that makes no sense.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, path.stat().st_size - 8):
+            raise ValueError("its header has no sensible length")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items()}
+            for key in TELLING & header.keys():
+                start, end = header[key]["data_offsets"]
+                if not 0 <= start < end <= start + MAX_HEADER:
+                    raise ValueError(f"{key} lies at {start} to {end}")
+                file.seek(8 + length + start)
+                values = torch.frombuffer(bytearray(file.read(end - start)), dtype=DTYPES[header[key]["dtype"]])
+                tensors[key] = values.reshape(header[key]["shape"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"its header makes no sense ({type(error).__name__})") from error
+    return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped, not read: pages of the file come into memory when they are touched, and shapes touch none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if shapes_only else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
+        if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
+            raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.",
+                                     "Convert it to .safetensors, or run it.") from error
         raise CheckpointMismatch(
             f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error
-    return _unwrapped(content, path.name)
+    tensors = _unwrapped(content, path.name)
+    if shapes_only:
+        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()}
+    return tensors
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
@@ -93,21 +146,28 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    index = next((path / name for name in INDEXES if (path / name).is_file()), None)
-    if index is not None:
-        try:
-            shards = sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointMismatch(f"{index.name} in {path.name} is not a shard index.", "Download the folder again.") from error
-    else:
-        shards = sorted(p.name for p in path.iterdir() if p.suffix in SAFETENSORS)
-    missing = [name for name in shards if not (path / name).is_file()]
-    if missing or not shards:
-        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(missing) or 'safetensors files'}.", "Download the whole folder.")
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointMismatch(f"{index.name} in {index.parent.name} is not a shard index.", "Download the folder again.") from error
+
+
+def _read_folder(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All shards an index names; a folder may hold the index of a format whose shards were not downloaded. Without one, all
+    safetensors files, or all .bin files."""
+    listed = [_shards(path / name) for name in INDEXES if (path / name).is_file()]
+    lacking = [[name for name in shards if not (path / name).is_file()] for shards in listed]
+    if not listed:
+        names = sorted(p.name for p in path.iterdir() if p.is_file())
+        listed = [[n for n in names if Path(n).suffix in SAFETENSORS] or [n for n in names if Path(n).suffix == ".bin"]]
+        lacking = [[]]
+    shards = next((shards for shards, missing in zip(listed, lacking) if shards and not missing), None)
+    if shards is None:
+        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder.")
     tensors, metadata = {}, {}
     for name in shards:
-        part, about = _read_one(path / name)
+        part, about = _read_one(path / name, shapes_only, keep)
         tensors |= part
         metadata |= about
     return tensors, metadata

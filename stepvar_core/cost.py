@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from . import guidance
 from .kv_cache import cache_bytes
@@ -77,6 +77,22 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     activations = widest * (8 * cost.width * itemsize) + batch * schedule.final.tokens * (cost.head_per_token // (2 * cost.width)) * 12
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations)
+
+
+def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:
+    """The numbers `estimate` computes with, JSON-ready, so that a browser can do the same for any ratios: web/lib/plan.js.
+
+    scales: per scale its size, its tokens, `place` (the n of ratio_n, 0 = always dense), and whether it may be skipped.
+    guided: per pass whether guidance runs there for a strength other than `neutral_cfg`.
+    """
+    is_video = schedule.final.clip > 0
+    scales = [{"size": list(s.grid), "tokens": s.tokens, "repeats": s.repeats,
+               "place": 0 if is_video and s.clip == 0 else schedule.steps_from_end(i),
+               "can_skip": i > 0 and (not is_video or i == len(schedule) - 1)} for i, s in enumerate(schedule)]
+    return {"scales": scales, "cost": asdict(model.cost(text_tokens)), "first_layer": model.first_layer,
+            "itemsize": model.dtype.itemsize, "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            "default_cfg": model.config.defaults.cfg, "neutral_cfg": model.neutral_cfg,
+            "guided": [t != 0 for t in guidance.weights(model, model.neutral_cfg + 1, schedule)]}
 
 
 def _scales(cost: Cost, itemsize: int, schedule: ScaleSchedule, plans: list[PassPlan], rows: list[int], weights: list[float],

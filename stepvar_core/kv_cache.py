@@ -46,7 +46,8 @@ class KVCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         """Attention of this pass's queries to all stored keys and its own; stores the own ones for the passes to come.
 
-        q, k, v: (rows running, heads, L, head_dim). `self.rows` says which rows of the cache are running.
+        q, k, v: (rows running, heads, L, head_dim); k and v are stored in the cache's dtype, which is q's. `self.rows` says
+        which rows of the cache are running.
         scale: softmax scale, None = 1 / sqrt(head_dim).
         """
         if self.heartbeat is not None:
@@ -82,4 +83,4 @@ class BlockCausal:
         self.visible_LL = level_L[:, None] >= level_L[None, :]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.visible_LL, scale=scale)
+        return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=self.visible_LL, scale=scale)

@@ -434,7 +434,8 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
         latent, step.f_hat, step.logits = step.f_hat, None, None  # only the last f_hat is needed: free the others as we go
         done.append(step)
     scales = tuple(_traced(step) for step in done)
-    trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed})
+    trace = Trace(scales, job.model.family, job.policy.describe(),
+                  {"seed": job.streams.seed, "fill": job.plans[0].fill, "scope": job.plans[0].scope})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result([s.codes for s in done], latent, trace, job.schedule, [s.soft for s in done])
 

@@ -7,6 +7,7 @@ same picture on any device, alone or in a batch, pruned runs differ from dense o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,12 @@ class Streams:
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Random numbers on the device; from pinned memory, so that the loop does not wait for what a GPU still has to do."""
+    is_upload = values.device.type == "cpu" and device.type == "cuda"
+    return values.pin_memory().to(device, non_blocking=True) if is_upload else values.to(device)
+
+
 def filtered(logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
     """Logits with -inf outside the top_k best (ties kept) and outside the smallest set of mass top_p.
 
@@ -67,7 +74,7 @@ def draw_ids(probs_BLV: Tensor, streams: Streams, pass_index: int) -> Tensor:
     """One id per position, (B, L) int64, by inverse CDF: the first id whose cumulative probability exceeds u."""
     if streams.draw is not None:
         return streams.draw(probs_BLV.flatten(0, 1), pass_index).view(probs_BLV.shape[:2])
-    u_BL1 = streams.uniform("token", pass_index, (probs_BLV.shape[1],)).to(probs_BLV.device).unsqueeze(-1)
+    u_BL1 = upload(streams.uniform("token", pass_index, (probs_BLV.shape[1],)), probs_BLV.device).unsqueeze(-1)
     cdf_BLV = probs_BLV.cumsum(-1)
     total = cdf_BLV[..., -1:]
     # strictly below the total, so that rounding never lands on a filtered id behind the last possible one
@@ -83,25 +90,25 @@ def bit_odds(logits_BLX: Tensor, top_p: float) -> Tensor:
     zero_BLD, one_BLD = logits_BLX.unflatten(-1, (-1, 2)).unbind(-1)
     odds_BLD = one_BLD - zero_BLD
     if 0 < top_p < 1:
-        rarer_BLD = (-odds_BLD.abs()).sigmoid()
-        odds_BLD = torch.where(rarer_BLD <= 1 - top_p, torch.copysign(torch.full_like(odds_BLD, torch.inf), odds_BLD), odds_BLD)
+        limit = max(math.log(top_p / (1 - top_p)), 0.0)  # odds of top_p; below even ones there is no rarer value
+        odds_BLD = odds_BLD.masked_fill(odds_BLD <= -limit, -torch.inf).masked_fill_(odds_BLD >= limit, torch.inf)
     return odds_BLD
 
 
 def draw_bits(odds_BLD: Tensor, streams: Streams, pass_index: int) -> Tensor:
     """One value per bit, (B, L, bits) uint8, by inverse CDF: 0 while its probability exceeds u.
 
-    The draw seam sees a row of two probabilities for every bit, (B * L * bits, 2).
+    That is while the odds stay below those of 1 - u: one comparison a bit. The draw seam sees a row of two probabilities
+    for every bit, (B * L * bits, 2).
     """
-    zero_BLD = (-odds_BLD).sigmoid()
     if streams.draw is not None:
-        probs_NV = torch.stack([zero_BLD, odds_BLD.sigmoid()], -1).flatten(0, -2)
+        probs_NV = torch.stack([(-odds_BLD).sigmoid(), odds_BLD.sigmoid()], -1).flatten(0, -2)
         return streams.draw(probs_NV, pass_index).view(odds_BLD.shape).to(torch.uint8)
-    u_BLD = streams.uniform("token", pass_index, tuple(odds_BLD.shape[1:])).to(odds_BLD.device)
-    return (u_BLD >= zero_BLD).to(torch.uint8)
+    least_BLD = -torch.logit(streams.uniform("token", pass_index, tuple(odds_BLD.shape[1:])))
+    return (odds_BLD >= upload(least_BLD, odds_BLD.device)).to(torch.uint8)
 
 
 def smooth_probs(filtered_BLV: Tensor, gumbel_BLV: Tensor, progress: float) -> Tensor:
     """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature)."""
     temperature = max(SMOOTH_TEMPERATURE * (1 - 0.95 * progress), SMOOTH_FLOOR)
-    return ((filtered_BLV * (1 + progress) + gumbel_BLV.to(filtered_BLV.device)) / temperature).softmax(-1)
+    return ((filtered_BLV * (1 + progress) + upload(gumbel_BLV, filtered_BLV.device)) / temperature).softmax(-1)

@@ -3,15 +3,26 @@
 // where a widget fails to start, the nodes work with plain widgets.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { createClassFinder } from "./widgets/classes.js";
+import { attachCompare } from "./widgets/compare.js";
+import { createEqualizer } from "./widgets/equalizer.js";
+import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
+
+/** Tells attachments that a graph was "loaded", or that the editor holds other "outputs" than before. */
+const graph = new EventTarget();
 
 /**
  * What each node gets, by node id. An attachment is called once per node, after its widgets were made and before saved
  * values come in; it returns what undoes it, or nothing.
- * @type {Record<string, ((node: any, host: {app: any, api: any}) => (() => void) | void)[]>}
+ * @type {Record<string, ((node: any, host: {app: any, api: any, graph: EventTarget}) => (() => void) | void)[]>}
  */
 const ATTACHMENTS = {
-  StepVARPruning: [attachPresets],
+  VARClassLabel: [createClassFinder()],
+  StepVARPruning: [attachPresets, createEqualizer()],
+  VARSampler: [attachSamplerOverlay],
+  StepVARMaskOverlay: [attachMaskOverlay],
+  VARCompare: [attachCompare],
 };
 
 app.registerExtension({
@@ -19,12 +30,18 @@ app.registerExtension({
   nodeCreated(node) {
     for (const attach of ATTACHMENTS[node.comfyClass] ?? []) {
       try {
-        const detach = attach(node, { app, api });
+        const detach = attach(node, { app, api, graph });
         if (detach) chain(node, "onRemoved", detach);
       } catch (error) {
         console.error(`StepVAR: ${attach.name} could not start on ${node.comfyClass}; the node works without it.`, error);
       }
     }
+  },
+  afterConfigureGraph() {
+    graph.dispatchEvent(new Event("loaded"));
+  },
+  onNodeOutputsUpdated() {
+    graph.dispatchEvent(new Event("outputs"));
   },
 });
 

@@ -22,9 +22,8 @@ from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE
 from .base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from .infinity_schedules import SIZES, full_grid, published
-from .layers import merge_heads, modulated_norm, on, split_heads
+from .layers import attention_gain, merge_heads, modulated_norm, on, split_heads, unit_heads
 
-MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
 ROTARY_BASE = 10000.0
 
 
@@ -165,11 +164,10 @@ class SelfAttention(nn.Module):
         self.proj = ops.Linear(width, width)
 
     def forward(self, x_RLC: Tensor, given: BlockInputs, rotary_RLX: Tensor, layer: int, memory) -> Tensor:
-        q, k, v = (split_heads(y, self.heads) for y in (self.mat_qkv(x_RLC) + given.qkv_bias).chunk(3, dim=-1))
-        # float32: half precision loses the small angles a temperature of up to 100 then multiplies
-        q = rotate(F.normalize(q.float(), dim=-1) * given.q_gain, rotary_RLX).to(v.dtype)
-        k = rotate(F.normalize(k.float(), dim=-1), rotary_RLX).to(v.dtype)
-        return self.proj(merge_heads(memory.attend(layer, q, k, v, scale=1.0)))
+        qkv_RL3HD = self.mat_qkv(x_RLC).add_(given.qkv_bias).unflatten(-1, (3, self.heads, -1))
+        q, k = rotate(unit_heads(qkv_RL3HD[:, :, :2], given.qk_gain), rotary_RLX).permute(2, 0, 3, 1, 4)
+        v = qkv_RL3HD[:, :, 2].transpose(1, 2)
+        return self.proj(merge_heads(memory.attend(layer, q.to(v.dtype), k, v, scale=1.0)))
 
 
 class CrossAttention(nn.Module):
@@ -202,13 +200,15 @@ class BlockInputs:
 
     modulation: tuple[Tensor, ...]  # gates, 1 + scales and shifts, (rows, 1, C) float32
     qkv_bias: Tensor
-    q_gain: Tensor                  # exp of the learned log temperature, (1, heads, 1, 1) float32
+    qk_gain: Tensor                 # lengths of queries and keys, (2, heads, 1) float32
     text_k: Tensor
     text_v: Tensor
     is_real: Tensor | None
 
     def rows(self, rows: slice) -> BlockInputs:
-        return BlockInputs(tuple(m[rows] for m in self.modulation), self.qkv_bias, self.q_gain, self.text_k[rows],
+        if rows == slice(0, len(self.text_k)):
+            return self
+        return BlockInputs(tuple(m[rows] for m in self.modulation), self.qkv_bias, self.qk_gain, self.text_k[rows],
                            self.text_v[rows], None if self.is_real is None else self.is_real[rows])
 
 
@@ -225,9 +225,8 @@ class Block(nn.Module):
     def inputs(self, shared_R16C: Tensor, text_RTC: Tensor, is_real: Tensor | None) -> BlockInputs:
         gate1, gate2, scale1, scale2, shift1, shift2 = (shared_R16C + on(self.ada_gss, shared_R16C)).unbind(2)
         q_bias, v_bias = on(self.sa.q_bias, text_RTC), on(self.sa.v_bias, text_RTC)
-        gain = on(self.sa.scale_mul_1H11, shared_R16C).clamp(max=MAX_LOG_SCALE).exp()
         return BlockInputs((gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2),
-                           torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), gain,
+                           torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(on(self.sa.scale_mul_1H11, shared_R16C)),
                            *text_keys_values(self.ca, text_RTC, self.ca.heads), is_real)
 
     def forward(self, x_RLC: Tensor, given: BlockInputs, layer: int, run: InfinityRun, tokens=DENSE) -> Tensor:
@@ -237,17 +236,17 @@ class Block(nn.Module):
 
         def self_attention(x: Tensor) -> Tensor:
             x = modulated_norm(x, gain1, shift1, self.eps).to(dtype)
-            return self.sa(x, given, tokens.rows(run.rotary_1LX), layer, run.memory) * gate1
+            return self.sa(x, given, tokens.rows(run.rotary_1LX), layer, run.memory)
 
         def cross_attention(x: Tensor) -> Tensor:
             return self.ca(self.ca_norm(x).to(dtype), given.text_k, given.text_v, given.is_real)
 
         def mlp(x: Tensor) -> Tensor:
-            return self.ffn(modulated_norm(x, gain2, shift2, self.eps).to(dtype)) * gate2
+            return self.ffn(modulated_norm(x, gain2, shift2, self.eps).to(dtype))
 
-        x_RLC = x_RLC + tokens.through(self_attention, x_RLC, site=(layer, "attn"))
+        x_RLC = torch.addcmul(x_RLC, tokens.through(self_attention, x_RLC, site=(layer, "attn")), gate1)
         x_RLC = x_RLC + tokens.through(cross_attention, x_RLC, site=(layer, "cross"))
-        return x_RLC + tokens.through(mlp, x_RLC, site=(layer, "ffn"))
+        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(layer, "ffn")), gate2)
 
 
 class BlockChunk(nn.Module):
@@ -262,7 +261,7 @@ class BlockChunk(nn.Module):
 
 
 def rotary_table(scale: Scale, full: tuple[int, int], head_dim: int, device=None) -> Tensor:
-    """cos and sin side by side, (1, L, head_dim) float32: the first half of each turns by the row, the second by the column.
+    """cos and sin of every pair of channels, in turn, (1, L, head_dim) float32: the first half turns by the row, the second by the column.
 
     A coordinate i of n counts as round(i N / n) of the full grid's N: the same place has the same position at any scale.
     """
@@ -274,16 +273,19 @@ def rotary_table(scale: Scale, full: tuple[int, int], head_dim: int, device=None
 
     grid = (scale.h, scale.w, head_dim // 4)
     angle_LX = torch.cat([angles(scale.h, full[0])[:, None].expand(grid), angles(scale.w, full[1])[None].expand(grid)], -1).flatten(0, 1)
-    return torch.cat([angle_LX.cos(), angle_LX.sin()], -1)[None]
+    return torch.stack([angle_LX.cos(), angle_LX.sin()], -1).flatten(1)[None]
 
 
-def rotate(x_RHLD: Tensor, table_RLX: Tensor) -> Tensor:
+def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
     """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance half's."""
-    if len(table_RLX) not in (1, len(x_RHLD)):
-        table_RLX = table_RLX.repeat(len(x_RHLD) // len(table_RLX), 1, 1)
-    cos, sin = table_RLX.unsqueeze(1).chunk(2, dim=-1)
-    a, b = x_RHLD.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    if len(table_RLX) not in (1, len(x_RL2HD)):
+        table_RLX = table_RLX.repeat(len(x_RL2HD) // len(table_RLX), 1, 1)
+
+    def pairs(y: Tensor) -> Tensor:
+        return torch.view_as_complex(y.unflatten(-1, (-1, 2)))
+
+    # a product of complex numbers: one pass over memory where the four real products take ten
+    return torch.view_as_real(pairs(x_RL2HD) * pairs(table_RLX)[:, :, None, None]).flatten(-2)
 
 
 # the model -----------------------------------------------------------------------------------------
@@ -300,7 +302,8 @@ class InfinityRun:
     rows: slice
     mixed_after: frozenset
     guidance: float = 0.0
-    rotary_1LX: Tensor | None = None
+    rotary: list[Tensor] | None = None  # of every scale, made with the first one
+    rotary_1LX: Tensor | None = None    # of the tokens that run
 
 
 class Infinity(NextScaleModel):
@@ -429,7 +432,10 @@ class Infinity(NextScaleModel):
     def embed(self, run: InfinityRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the first scale."""
         pooled_R1C = run.pooled_R1C[run.rows]
-        run.rotary_1LX = rotary_table(step.scale, full_grid(schedule), self.config.head_dim, pooled_R1C.device)
+        if run.rotary is None:
+            full = full_grid(schedule)
+            run.rotary = [rotary_table(scale, full, self.config.head_dim, pooled_R1C.device) for scale in schedule]
+        run.rotary_1LX = run.rotary[step.scale_index]
         level_C = self.lvl_embed(torch.full((1,), step.scale_index, device=pooled_R1C.device)).to(pooled_R1C.dtype)
         if f_BCHW is None:
             return (pooled_R1C + on(self.pos_start, pooled_R1C) + level_C).expand(-1, step.scale.tokens, -1)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
 
 
 def on(parameter: Tensor, x: Tensor) -> Tensor:
@@ -13,7 +18,19 @@ def on(parameter: Tensor, x: Tensor) -> Tensor:
 
 def modulated_norm(x_RLC: Tensor, gain_R1C: Tensor, shift_R1C: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine, times gain (already 1 + scale), plus shift: the AdaLN of DiT and VAR."""
-    return (shift_R1C + F.layer_norm(x_RLC, x_RLC.shape[-1:], eps=eps) * gain_R1C).to(x_RLC.dtype)
+    return torch.addcmul(shift_R1C, F.layer_norm(x_RLC, x_RLC.shape[-1:], eps=eps), gain_R1C).to(x_RLC.dtype)
+
+
+def unit_heads(qk_RL2HD: Tensor, gain_2H1: Tensor) -> Tensor:
+    """Queries and keys scaled to length gain, float32: half precision loses the small angles a gain of up to 100 then multiplies."""
+    length = torch.linalg.vector_norm(qk_RL2HD, dim=-1, keepdim=True, dtype=torch.float32)
+    return qk_RL2HD * (gain_2H1 / length.clamp(min=1e-12))  # one pass over the heads, not one for each factor
+
+
+def attention_gain(log_temperature_1H11: Tensor) -> Tensor:
+    """(2, heads, 1) float32 for unit_heads: queries carry the learned temperature, keys stay unit vectors."""
+    gain_1H1 = log_temperature_1H11.float().clamp(max=MAX_LOG_SCALE).exp().flatten(1).unsqueeze(-1)
+    return torch.cat([gain_1H1, torch.ones_like(gain_1H1)])
 
 
 def split_heads(x_RLC: Tensor, heads: int) -> Tensor:

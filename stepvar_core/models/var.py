@@ -19,9 +19,7 @@ from ..kv_cache import BlockCausal
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
 from .base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
-from .layers import merge_heads, modulated_norm, on, split_heads
-
-MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
+from .layers import attention_gain, merge_heads, modulated_norm, on, unit_heads
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,19 @@ class SelfAttention(nn.Module):
             self.scale_mul_1H11 = nn.Parameter(torch.full((1, self.heads, 1, 1), math.log(4)))
         self.proj = ops.Linear(width, width)
 
-    def forward(self, x_RLC: Tensor, layer: int, memory) -> Tensor:
-        q, k, v = self.mat_qkv(x_RLC).chunk(3, dim=-1)
-        q, k, v = (split_heads(y, self.heads) for y in (q + on(self.q_bias, q), k, v + on(self.v_bias, v)))
+    def constants(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The bias of queries, keys (none) and values, and the gain of queries and keys, where `like` lives."""
+        q_bias, v_bias = on(self.q_bias, like), on(self.v_bias, like)
+        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(on(self.scale_mul_1H11, like)) if self.is_cosine else None
+
+    def forward(self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], layer: int, memory) -> Tensor:
+        bias, gain = constants
+        qkv_RL3HD = self.mat_qkv(x_RLC).add_(bias).unflatten(-1, (3, self.heads, -1))
         if self.is_cosine:
-            # float32: half precision loses the small angles a temperature of up to 100 then multiplies
-            gain = on(self.scale_mul_1H11, q).float().clamp(max=MAX_LOG_SCALE).exp()
-            q = (F.normalize(q.float(), dim=-1) * gain).to(v.dtype)
-            k = F.normalize(k.float(), dim=-1).to(v.dtype)
+            qk_RL2HD = unit_heads(qkv_RL3HD[:, :, :2], gain).to(qkv_RL3HD.dtype)
+            (q, k), v = qk_RL2HD.permute(2, 0, 3, 1, 4), qkv_RL3HD[:, :, 2].transpose(1, 2)
+        else:
+            q, k, v = qkv_RL3HD.permute(2, 0, 3, 1, 4)
         # without cosine attention upstream scales by a further quarter
         scale = 1.0 if self.is_cosine else 0.25 / math.sqrt(q.shape[-1])
         return self.proj(merge_heads(memory.attend(layer, q, k, v, scale=scale)))
@@ -112,17 +115,17 @@ class Block(nn.Module):
         else:
             self.ada_lin = Modulation(config.width, 6, ops)
 
-    def forward(self, x_RLC: Tensor, modulation: Sequence[Tensor], layer: int, memory, tokens=DENSE) -> Tensor:
-        gate1, gate2, gain1, gain2, shift1, shift2 = modulation
+    def forward(self, x_RLC: Tensor, run: VARRun, layer: int, tokens=DENSE) -> Tensor:
+        gate1, gate2, gain1, gain2, shift1, shift2 = run.modulation(layer)
 
         def attention(x: Tensor) -> Tensor:
-            return self.attn(modulated_norm(x, gain1, shift1, self.eps), layer, memory) * gate1
+            return self.attn(modulated_norm(x, gain1, shift1, self.eps), run.attention[layer], layer, run.memory)
 
         def mlp(x: Tensor) -> Tensor:
-            return self.ffn(modulated_norm(x, gain2, shift2, self.eps)) * gate2
+            return self.ffn(modulated_norm(x, gain2, shift2, self.eps))
 
-        x_RLC = x_RLC + tokens.through(attention, x_RLC, site=(layer, "attn"))
-        return x_RLC + tokens.through(mlp, x_RLC, site=(layer, "ffn"))
+        x_RLC = torch.addcmul(x_RLC, tokens.through(attention, x_RLC, site=(layer, "attn")), gate1)
+        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(layer, "ffn")), gate2)
 
 
 class HeadNorm(nn.Module):
@@ -137,10 +140,12 @@ class VARRun:
 
     condition_R1C: Tensor
     blocks: list[tuple[Tensor, ...]]
+    attention: list[tuple[Tensor, Tensor | None]]
     head: tuple[Tensor, Tensor]
     memory: object
     rows: slice
     guidance: float = 0.0
+    place_1LC: Tensor | None = None  # of the whole schedule, made with the first scale
 
     def modulation(self, layer: int) -> list[Tensor]:
         return [m[self.rows] for m in self.blocks[layer]]
@@ -229,24 +234,25 @@ class VAR(NextScaleModel):
         else:
             blocks = [self._gains(rearrange(b.ada_lin(cond_RC), "r (six c) -> six r 1 c", six=6).unbind(0)) for b in self.blocks]
         gain, shift = rearrange(self.head_nm.ada_lin(cond_RC), "r (two c) -> two r 1 c", two=2).unbind(0)
-        return VARRun(cond_RC.unsqueeze(1), blocks, (gain + 1, shift), memory, slice(0, len(labels_R)))
+        return VARRun(cond_RC.unsqueeze(1), blocks, [b.attn.constants(cond_RC) for b in self.blocks], (gain + 1, shift), memory,
+                      slice(0, len(labels_R)))
 
     @staticmethod
     def _gains(chunks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         gate1, gate2, scale1, scale2, shift1, shift2 = chunks
         return gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2
 
-    def positions(self, schedule: ScaleSchedule, like: Tensor, first: int = 0, stop: int | None = None) -> Tensor:
-        """Level plus absolute position embedding of the tokens of scales first…stop-1, (1, L, C)."""
-        sizes = [s.tokens for s in schedule.scales]
-        levels = [i for i, size in enumerate(sizes[:stop]) for _ in range(size) if i >= first]
-        start = sum(sizes[:first])
-        level_1LC = self.lvl_embed(torch.tensor(levels).to(like.device))[None]
-        return (level_1LC + on(self.pos_1LC, like)[:, start:start + len(levels)]).to(like.dtype)
+    def positions(self, schedule: ScaleSchedule, like: Tensor) -> Tensor:
+        """Level plus absolute position embedding of every token of the schedule, (1, L, C)."""
+        level_L = torch.cat([torch.full((s.tokens,), i, device=like.device) for i, s in enumerate(schedule)])
+        return (self.lvl_embed(level_L)[None] + on(self.pos_1LC, like)[:, :len(level_L)]).to(like.dtype)
 
     def embed(self, run: VARRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """Residual stream entering block 0, (rows, L, C). f_BCHW: the quantiser's next_input; None for the first scale."""
-        place_1LC = self.positions(schedule, run.condition_R1C, step.scale_index, step.scale_index + 1)
+        start = sum(s.tokens for s in schedule.scales[:step.scale_index])
+        if run.place_1LC is None:
+            run.place_1LC = self.positions(schedule, run.condition_R1C)
+        place_1LC = run.place_1LC[:, start:start + step.scale.tokens]
         if f_BCHW is None:
             return run.condition_R1C[run.rows].expand(-1, step.scale.tokens, -1) + on(self.pos_start, place_1LC) + place_1LC
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c").to(self.dtype)) + place_1LC
@@ -256,7 +262,7 @@ class VAR(NextScaleModel):
     def blocks_forward(self, run: VARRun, x_RLC: Tensor, tokens=DENSE) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run.modulation(layer), layer, run.memory, tokens)
+            x_RLC = block(x_RLC, run, layer, tokens)
         return tokens.leave(x_RLC)
 
     def logits(self, run: VARRun, x_RLC: Tensor, rows: slice) -> Tensor:

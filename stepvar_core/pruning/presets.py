@@ -15,6 +15,8 @@ PRESETS: dict[str, tuple[float, ...]] = {
     "Best quality": (0.5, 0.5),
     "Faithful": (0.9, 0.8, 0.7, 0.5),
     "Balanced": (0.5, 0.5),  # on the demo model 2 dB closer to dense than .75/.5, for 1.6 instead of 1.9 times the speed
+    # the paper's skips where they were published, Faithful's ratios before them, Faithful and one more scale elsewhere: more than any other preset
+    "Fastest": (1.0, 1.0, 0.9, 0.8, 0.7, 0.5),
     "Paper \u00b7 Infinity": (1.0, 1.0, 0.5, 0.4),
     "Paper \u00b7 HART": (0.75, 0.5),
     "Paper-like \u00b7 InfinityStar": (0.5, 0.4),

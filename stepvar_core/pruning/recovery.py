@@ -27,7 +27,7 @@ def nearest_kept(mask_BN: Tensor, scale: Scale) -> Tensor:
     """
     t, h, w = scale.grid
     tokens, device = scale.tokens, mask_BN.device
-    far = torch.tensor(1 << 60, device=device)
+    far = torch.full((), 1 << 60, device=device)  # not torch.tensor: on a GPU that waits for a copy
     own = torch.where(mask_BN, torch.arange(tokens, device=device), far).view(-1, t, h, w)
 
     def closest(key: Tensor, axis: int) -> Tensor:

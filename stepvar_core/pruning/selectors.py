@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ShapeMismatch
 from ..schedule import Scale
+from ..token_sampling import upload
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def distance_to_mean(x_BLC: Tensor, context: ScoreContext) -> Scores:
 
 
 def random(x_BLC: Tensor, context: ScoreContext) -> Scores:
-    return Scores(context.noise("selector", (x_BLC.shape[1],)).to(x_BLC.device))
+    return Scores(upload(context.noise("selector", (x_BLC.shape[1],)), x_BLC.device))
 
 
 def checkerboard(x_BLC: Tensor, context: ScoreContext) -> Scores:

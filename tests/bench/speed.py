@@ -2,6 +2,7 @@
 
     python -m tests.bench.speed                       # VAR-d16 at 256 px, all threads of this machine
     python -m tests.bench.speed --threads 1 --runs 5  # CPU time of one thread, repeatable on a shared machine
+    python -m tests.bench.speed --family infinity     # Infinity: see infinity.py; --device cuda for its full sizes
 
 Random weights cost what trained ones cost. Dense and pruned runs alternate, so that a busy minute hits both; medians
 after a warm-up. It prints a markdown report, and checks three claims: the measured speed-up reaches at least 85 % of
@@ -11,12 +12,7 @@ the predicted one, choosing and filling tokens takes less than 3 % of a dense ru
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -25,6 +21,9 @@ from stepvar_core.codec import VQVAE, VQVAEConfig
 from stepvar_core.models.var import VAR, VARConfig
 from stepvar_core.sampler import prepare
 from stepvar_core.trace import pack_mask
+
+from . import infinity
+from .measure import hardware, timed, verdict
 
 EDGES = {256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
 LEAST_SHARE_OF_PREDICTED, LARGEST_OVERHEAD = 0.85, 0.03
@@ -39,17 +38,6 @@ def random_pair(depth: int, pixels: int, device: str, dtype: torch.dtype) -> tup
     with torch.no_grad():
         model.pos_1LC.normal_(std=0.5)  # else all tokens of a scale would score alike
     return model.to(dtype).requires_grad_(False).train(False), vae.requires_grad_(False).train(False)
-
-
-def timed(run: Callable[[], object], device: str) -> tuple[float, float, object]:
-    """Wall seconds, CPU seconds and the answer of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
-    answer = run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu, answer
 
 
 def selection_seconds(model: VAR, schedule: sv.ScaleSchedule, policy: sv.StepVAR, batch: int, device: str, runs: int) -> float:
@@ -76,21 +64,10 @@ def selection_seconds(model: VAR, schedule: sv.ScaleSchedule, policy: sv.StepVAR
         return statistics.median(timed(lambda: overhead(inputs), device)[0] for _ in range(max(runs, 5)))
 
 
-def hardware(device: str) -> str:
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def verdict(holds: bool) -> str:
-    return "PASS" if holds else "FAIL"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--family", default="var", choices=("var", "infinity"))
+    parser.add_argument("--tiny", action="store_true", help="with --family infinity: toy sizes, to see it run")
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=256, choices=sorted(EDGES))
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.75, 0.5], help="pruned fractions, last scale first")
@@ -103,6 +80,10 @@ def main() -> None:
     a = parser.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
+    if a.family == "infinity":
+        for size in infinity.sizes(a.device, a.tiny):
+            infinity.report(size, a.device, a.runs)
+        return
 
     model, vae = random_pair(a.depth, a.pixels, a.device, getattr(torch, a.dtype))
     schedule = model.schedule()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import struct
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from tiny_models import EDGES, save, tiny_vae, tiny_var
 
 import stepvar_core as sv
+from stepvar_core.checkpoints import read_checkpoint, stamp
 
 
 @pytest.fixture
@@ -69,6 +71,33 @@ def test_a_folder_of_shards_loads(tmp_path):
     shutil.rmtree(folder)
     folder.mkdir()
     refused(folder, "Folder var lacks safetensors files")
+
+
+def test_a_folder_of_pickled_shards_loads_with_or_without_an_index(tmp_path):
+    """An index whose shards were not downloaded does not stop the one whose shards are there; training state beside them is left."""
+    folder, weights = tmp_path / "var", list(tiny_var().state_dict().items())
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"patch_nums": EDGES}))
+    shards = {f"pytorch_model-0000{i}-of-00002.bin": dict(weights[i - 1::2]) for i in (1, 2)}
+    for name, part in shards.items():
+        torch.save(part, folder / name)
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {key: name for name, part in shards.items() for key in part}}))
+    torch.save({"stray": torch.zeros(1)}, folder / "training.bin")
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert equal(sv.load_model(folder), tiny_var())
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    refused(folder, "Folder var lacks model-00001-of-00001.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_only_the_wanted_tensors_are_read(tmp_path, suffix):
+    tensors = {"encoder.w": torch.ones(2), "decoder.w": torch.ones(3)}
+    path = tmp_path / f"whole{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(tensors, path)
+    assert list(read_checkpoint(path, keep=lambda key: key.startswith("encoder.")).tensors) == ["encoder.w"]
+    assert read_checkpoint(path).tensors.keys() == tensors.keys()
 
 
 def test_settings_come_from_caller_then_file_then_config_beside(tmp_path):
@@ -253,3 +282,53 @@ def test_a_level_buffer_that_makes_no_sense(tmp_path, levels):
 def test_positions_of_an_unknown_schedule(tmp_path):
     save_file(tiny_var().state_dict(), tmp_path / "var.safetensors")
     refused(tmp_path / "var.safetensors", "has 66 positions and does not say which scales they belong to")
+
+
+# shapes without weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["var.pth", "var.safetensors", "shards"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16])
+def test_shapes_are_read_without_weights(tmp_path, form, dtype):
+    """Level values come along, in whatever type a conversion left them: they tell the schedule."""
+    tensors = dict(tiny_var().state_dict())
+    tensors["lvl_1L"] = torch.repeat_interleave(torch.arange(len(EDGES)), torch.tensor([e * e for e in EDGES]))[None].to(dtype)
+    path = tmp_path / form
+    if form.endswith(".pth"):
+        torch.save({"trainer": {"var_wo_ddp": tensors}}, path)
+    elif form.endswith(".safetensors"):
+        save_file(tensors, path, metadata={"norm_eps": "1e-5"})
+    else:
+        path.mkdir()
+        for i in range(2):
+            save_file({k: tensors[k] for k in list(tensors)[i::2]}, path / f"{i}.safetensors")
+    whole, shapes = read_checkpoint(path), read_checkpoint(path, shapes_only=True)
+    assert (shapes.name, shapes.metadata, shapes.config) == (whole.name, whole.metadata, whole.config)
+    assert {k: tuple(t.shape) for k, t in shapes.tensors.items()} == {k: tuple(t.shape) for k, t in whole.tensors.items()}
+    assert [k for k, t in shapes.tensors.items() if not t.is_meta] == ["lvl_1L"]
+    assert torch.equal(shapes.tensors["lvl_1L"], whole.tensors["lvl_1L"])
+
+
+def _header(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(content) if length is None else length) + content
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\0", _header(b"{}", 1 << 40), _header(b"{}", 1), _header(b"not json"), _header(b"\xff\xfe"), _header(b"[1, 2]"), _header(b"{\"a\": 3}"),
+    _header(b"{\"a\": {\"shape\": [-1]}}"), _header(b"{\"a\": {\"shape\": [4611686018427387904, 4]}}"), _header(b"{\"a\": {\"shape\": [\"x\"]}}"),
+    _header(b"[" * 100_000), _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"I64\", \"data_offsets\": [0, 32]}}"),
+    _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"I64\", \"data_offsets\": [0, 99999999999999]}}"),
+    _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"U1\", \"data_offsets\": [0, 32]}}")], ids=lambda content: ascii(content[:60]))
+def test_a_header_that_makes_no_sense(tmp_path, content):
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(content)
+    refused(path, "odd.safetensors is damaged or incomplete", load=lambda p: read_checkpoint(p, shapes_only=True))
+
+
+def test_a_stamp_changes_with_the_file_and_the_config_beside_it(tmp_path, var_file):
+    seen = [stamp(var_file)]
+    (tmp_path / "config.json").write_text("{}")
+    seen.append(stamp(var_file))
+    save(tiny_var(heads=1), var_file)
+    seen.append(stamp(var_file))
+    assert len(set(seen)) == 3 and stamp(var_file) == seen[-1]

@@ -1,8 +1,12 @@
 """Named ratio sets."""
 
 import pytest
+import torch
 
 import stepvar_core as sv
+from stepvar_core.models.infinity import Infinity, InfinityConfig
+from stepvar_core.models.infinity_schedules import SIZES
+from stepvar_core.models.var import VAR, VARConfig
 from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
 from stepvar_core.registry import MODELS
 
@@ -61,3 +65,26 @@ def test_a_preset_sets_what_it_names_and_nothing_else(name):
 
 def test_every_setting_of_a_preset_belongs_to_a_preset():
     assert set(PRESET_SETTINGS) <= set(PRESETS)
+
+
+def full_size_models():
+    """(model without weights, schedule): the public sizes of every family with presets."""
+    with torch.device("meta"):
+        infinity, var = Infinity(InfinityConfig()), VAR(VARConfig())
+    return [(infinity, infinity.schedule(ratio, size)) for ratio in (1.0, 1.75, 1 / 3) for size in SIZES] + [(var, var.schedule())]
+
+
+def test_fastest_is_the_fastest_everywhere_and_skips_only_where_that_was_published():
+    for model, schedule in full_size_models():
+        ratios = {name: preset_ratios(name, model.family, schedule, model.full_scales) for name in PRESETS}
+        speedups = {name: sv.estimate(model, schedule, sv.StepVAR(r)).speedup for name, r in ratios.items()}
+        assert max(speedups, key=speedups.get) == "Fastest", (model.family, schedule, speedups)
+        assert (max(ratios["Fastest"]) == 1) == (model.family == "infinity" and len(schedule) == 13)
+
+
+def test_late_guidance_multiplies_with_every_preset():
+    [(model, schedule), *_] = full_size_models()
+    for name in PRESETS:
+        ratios = preset_ratios(name, model.family, schedule, model.full_scales)
+        both, late = (sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n)) for n in (0, 4))
+        assert late.flops < both.flops, name

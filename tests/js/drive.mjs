@@ -2,11 +2,12 @@
 //
 //   { "url": "http://127.0.0.1:8188", "out": "folder for screenshots", "chromium": "program", "modules": "folder with
 //     node_modules/playwright-core", "renderer": "classic" | "vue", "size": [1600, 1000], "timeoutSeconds": 120,
-//     "pack": "its folder name under custom_nodes",
+//     "pack": "its folder name under custom_nodes", "settings": {more of the editor's settings}, "pixelRatio": 1,
 //     "jobs": [{ "name": "demo",
 //                "workflow": {...},                a workflow file's JSON, opened in place of the one before
 //                "set": [["3", "seed", 42]],       node id, widget, value: as if a user had changed it
 //                "queue": true,                    press Run and wait for the end
+//                "steps": [...],                   what a user's hands do, see act() below
 //                "evaluate": "return app.rootGraph.nodes.length"   the body of an async function, run last
 //              }] }
 //
@@ -15,7 +16,8 @@
 //   { "failed": null | "why the browser itself did not get on",
 //     "jobs": [{ name, missing: [node types the editor does not know], dialogs: [visible texts], pageErrors: [stacks],
 //                packErrors: [console errors and failed requests that name the pack], nodes, widgets: {id: {name: value}},
-//                ending: "execution_success" | ... | null, events: {name: count}, error, prompt, value, screenshots }] }
+//                ending: "execution_success" | ... | null, events: {name: count}, error, prompt, value, screenshots,
+//                steps: [what each step gave, null where nothing] }] }
 //
 // Nothing but the server's own address can be reached from the page.
 import { mkdtempSync, mkdirSync, readFileSync, rmSync } from "node:fs";
@@ -38,6 +40,7 @@ async function applySettings() {
     "Comfy.Workflow.ShowMissingModelsWarning": false,
     "Comfy.Notification.ShowVersionUpdates": false,
     "Comfy.Queue.QPOV2": false,
+    ...task.settings,
   };
   for (const [id, value] of Object.entries(settings)) {
     const answer = await fetch(`${task.url}/api/settings/${encodeURIComponent(id)}`, {
@@ -113,12 +116,66 @@ async function queue(page) {
   return page.evaluate(() => globalThis.__watched);
 }
 
+/**
+ * One thing a user does. A place is "css selector" or ["css selector", x, y] with x, y from 0 to 1 within the element
+ * (its middle is 0.5, 0.5; beyond it is allowed), so that a test never counts pixels.
+ *
+ *   { "drag": place, "to": place, "hold": ["Shift"] }     press, move in steps, release
+ *   { "click": place, "times": 2 }   { "hover": place }   { "press": "ArrowUp", "times": 3 }   { "type": "text" }
+ *   { "focus": "css selector" }      { "evaluate": "body" }   { "wait": milliseconds }
+ *   { "until": "expression" }        waits for it to become true
+ *   { "reload": true }               the page anew, as after F5
+ *   { "shoot": "moment", "of": "css selector", "margin": 8 }   a screenshot, of the whole page without "of"
+ */
+async function act(page, step, shoot) {
+  const place = async (where) => {
+    const [css, x, y] = Array.isArray(where) ? where : [where, 0.5, 0.5];
+    const box = await page.locator(css).first().boundingBox();
+    if (!box) throw new Error(`nothing visible matches ${css}`);
+    return [box.x + x * box.width, box.y + y * box.height];
+  };
+  let answer = null;
+  if ("drag" in step) {
+    const [from, to] = [await place(step.drag), await place(step.to)];
+    for (const key of step.hold ?? []) await page.keyboard.down(key);
+    await page.mouse.move(...from);
+    await page.mouse.down();
+    await page.mouse.move(...to, { steps: 8 });
+    await page.mouse.up();
+    for (const key of step.hold ?? []) await page.keyboard.up(key);
+  } else if ("click" in step) {
+    await page.mouse.click(...(await place(step.click)), { clickCount: step.times ?? 1 });
+  } else if ("hover" in step) {
+    await page.mouse.move(...(await place(step.hover)));
+  } else if ("press" in step) {
+    for (let i = 0; i < (step.times ?? 1); i++) await page.keyboard.press(step.press);
+  } else if ("type" in step) {
+    await page.keyboard.type(step.type);
+  } else if ("focus" in step) {
+    await page.locator(step.focus).first().focus();
+  } else if ("evaluate" in step) {
+    answer = (await page.evaluate(`(async () => { ${step.evaluate} })()`)) ?? null;
+  } else if ("until" in step) {
+    await page.waitForFunction(step.until, null, { timeout });
+  } else if ("reload" in step) {
+    await openEditor(page);
+  } else if ("shoot" in step) {
+    const box = step.of && (await page.locator(step.of).first().boundingBox());
+    const margin = step.margin ?? 8;
+    await shoot(step.shoot, box && { x: box.x - margin, y: box.y - margin, width: box.width + 2 * margin, height: box.height + 2 * margin });
+  } else if (!("wait" in step)) {
+    throw new Error(`unknown step ${JSON.stringify(step)}`);
+  }
+  await page.waitForTimeout(step.wait ?? 80); // the editor answers in its next frames
+  return answer;
+}
+
 async function run(page, job, seen) {
   const result = { name: job.name, screenshots: [], ending: null, events: {}, error: null, dialogs: [] };
   seen.pageErrors.length = seen.packErrors.length = 0;
-  const shoot = async (moment) => {
+  const shoot = async (moment, clip) => {
     const file = path.join(task.out, `${job.name.replace(/[^\w.-]+/g, "_")}.${task.renderer}.${moment}.png`);
-    await page.screenshot({ path: file });
+    await page.screenshot(clip ? { path: file, clip } : { path: file });
     result.screenshots.push(file);
   };
   if (job.workflow) {
@@ -144,6 +201,8 @@ async function run(page, job, seen) {
     Object.assign(result, await queue(page));
     await shoot("done");
   }
+  result.steps = [];
+  for (const step of job.steps ?? []) result.steps.push(await act(page, step, shoot));
   Object.assign(result, await page.evaluate(async () => {
     const nodes = app.rootGraph.nodes;
     return {
@@ -168,7 +227,7 @@ try {
   await applySettings();
   const [width, height] = task.size ?? [1600, 1000];
   browser = await chromium.launchPersistentContext(profile, {
-    executablePath: task.chromium, headless: true, viewport: { width, height },
+    executablePath: task.chromium, headless: true, viewport: { width, height }, deviceScaleFactor: task.pixelRatio ?? 1,
     // No sandbox: it does not start as root. No /dev/shm: containers give it 64 MB.
     args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
       "--disable-component-update", "--no-first-run"],

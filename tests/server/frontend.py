@@ -23,11 +23,11 @@ class Frontend:
         self.out = Path(os.environ.get("STEPVAR_SCREENSHOTS") or out).absolute()
 
     def drive(self, renderer: str, jobs: list[dict], size: tuple[int, int] = (1600, 1000),
-              timeout_seconds: float = 120) -> list[dict]:
-        """Results in the order of the jobs. `renderer`: classic (LiteGraph's canvas) or vue (Nodes 2.0)."""
+              timeout_seconds: float = 120, settings: dict | None = None, pixel_ratio: float = 1) -> list[dict]:
+        """Results in the order of the jobs. `renderer`: classic (LiteGraph's canvas) or vue (Nodes 2.0). `settings`: the editor's own."""
         task = {"url": self.server.url, "out": str(self.out), "chromium": launch.find_chromium(), "size": size,
                 "modules": str(launch.playwright_folder()), "pack": launch.PACK_NAME, "renderer": renderer,
-                "timeoutSeconds": timeout_seconds, "jobs": jobs}
+                "timeoutSeconds": timeout_seconds, "jobs": jobs, "settings": settings or {}, "pixelRatio": pixel_ratio}
         done = subprocess.run([shutil.which("node"), str(DRIVER)], input=json.dumps(task), capture_output=True, text=True,
                               timeout=60 + timeout_seconds * (1 + len(jobs)))
         if done.returncode != 0:

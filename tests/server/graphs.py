@@ -25,15 +25,8 @@ class Graph:
         return self.nodes
 
 
-class Pipeline(Graph):
-    """Loader, label and empty latent of one model; sample() and picture() complete it."""
-
-    def __init__(self, model: str, vae: str, label: str = "1; 2", batch: int = 2):
-        super().__init__()
-        self.loader = self.add("VARModelLoader", model_name=model, vae_name=vae, weight_dtype="auto", variant="auto")
-        self.model, self.vae = [self.loader, 0], [self.loader, 1]
-        self.label = [self.add("VARClassLabel", model=self.model, label=label), 0]
-        self.latent = [self.add("EmptyVARLatent", model=self.model, aspect_ratio="1:1", size="auto", seconds=5.0, batch_size=batch), 0]
+class Sampling(Graph):
+    """The part that all families share. A subclass sets model, vae, label (the positive conditioning) and latent."""
 
     def prune(self, **options) -> list:
         return [self.add("StepVARPruning", model=self.model, **(PRUNING | options)), 0]
@@ -49,3 +42,30 @@ class Pipeline(Graph):
 
     def picture(self, samples=None) -> dict:
         return self.save(self.decode(samples or self.sample()))
+
+
+class Pipeline(Sampling):
+    """Loader, label and empty latent of one class-conditional model; sample() and picture() complete it."""
+
+    def __init__(self, model: str, vae: str, label: str = "1; 2", batch: int = 2):
+        super().__init__()
+        self.loader = self.add("VARModelLoader", model_name=model, vae_name=vae, weight_dtype="auto", variant="auto")
+        self.model, self.vae = [self.loader, 0], [self.loader, 1]
+        self.label = [self.add("VARClassLabel", model=self.model, label=label), 0]
+        self.latent = [self.add("EmptyVARLatent", model=self.model, aspect_ratio="1:1", size="auto", seconds=5.0, batch_size=batch), 0]
+
+
+class TextPipeline(Sampling):
+    """Loader, text encoder, prompt and empty latent of one text-to-image model."""
+
+    def __init__(self, model: str, vae: str, encoder: str, prompt: str = "a red fox in the snow", size: str = "0.06M", ratio: str = "1:1",
+                 batch: int = 1, dtype: str = "auto"):
+        super().__init__()
+        self.loader = self.add("VARModelLoader", model_name=model, vae_name=vae, weight_dtype=dtype, variant="auto")
+        self.model, self.vae = [self.loader, 0], [self.loader, 1]
+        self.encoder = self.add("VARTextEncoderLoader", encoder_name=encoder, type="auto", encoder_name_2="none")
+        self.label = self.prompt(prompt)
+        self.latent = [self.add("EmptyVARLatent", model=self.model, aspect_ratio=ratio, size=size, seconds=5.0, batch_size=batch), 0]
+
+    def prompt(self, text: str) -> list:
+        return [self.add("CLIPTextEncode", clip=[self.encoder, 0], text=text), 0]

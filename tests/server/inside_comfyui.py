@@ -15,10 +15,10 @@ sys.argv = ["main.py", "--cpu"]
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
-import nodes as host_nodes  # noqa: E402
-
 import comfy.model_management as management  # noqa: E402
 import torch  # noqa: E402
+
+import nodes as host_nodes  # noqa: E402
 
 
 def load_pack():
@@ -42,7 +42,7 @@ def partial_load(bridge, handles, core) -> dict:
     found = {}
     for share in (1.0, 0.5, 0.02):
         patcher = bridge.load_model(bridge.BUNDLED, "fp16")
-        handle = handles.ModelHandle("demo", patcher, bridge.load_vae("auto", "var", bridge.BUNDLED))
+        handle = handles.ModelHandle("demo", patcher, bridge.load_vae("auto", patcher.model, bridge.BUNDLED))
         handle = replace(handle, policy=core.StepVAR((0.5, 0.5)))
         size = patcher.model_size()
         patcher.patch_model(device_to=patcher.load_device, lowvram_model_memory=0 if share == 1 else int(size * share))
@@ -54,7 +54,7 @@ def partial_load(bridge, handles, core) -> dict:
 
 def decode_out_of_memory(bridge, handles, core) -> dict:
     """A batch of three does not fit; each picture alone does. A fault of another kind must not be taken for that."""
-    vae = bridge.load_vae("auto", "var", bridge.BUNDLED)
+    vae = bridge.load_vae("auto", bridge.load_model(bridge.BUNDLED, "auto").model, bridge.BUNDLED)
     samples = torch.randn(3, vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(1))
     whole, decode, rows = vae.decode(samples), vae.codec.decode, []
 

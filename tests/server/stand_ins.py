@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from stepvar_core.bsq_vae import BSQVAE, BSQVAEConfig
 from stepvar_core.codec import VQVAE, VQVAEConfig
+from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.var import VAR, VARConfig
 
 CODES, CHANNELS = 64, 32
+TEXT = 32  # channels of the small T5
 
 
 def _random(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -43,3 +48,75 @@ def write_vae(path: Path) -> None:
     tensors = _random(VQVAE(VQVAEConfig(ch=32, z_channels=CHANNELS, vocab_size=CODES)), 31)
     tensors["quantize.ema_vocab_hit_SV"] = torch.zeros(10, CODES)
     torch.save(tensors, path)
+
+
+def write_t5(folder: Path, width: int = TEXT, shard_bytes: str = "3MB", **sizes) -> torch.nn.Module:
+    """A folder as google/flan-t5-xl has it, decoder included, with a small T5; returns its encoder. The vocabulary is T5's own.
+
+    Weights are numbers that float16 holds, so that a host which stores the encoder in float16 changes nothing.
+    """
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(**{"vocab_size": 32128, "d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 3, "num_decoder_layers": 1,
+                         "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0, **sizes})
+    model = T5ForConditionalGeneration(config).train(False).requires_grad_(False)
+    generator = torch.Generator().manual_seed(32)
+    for name, parameter in model.named_parameters():
+        spread = 1.0 if parameter.ndim == 1 or "shared" in name else 1 / math.sqrt(parameter.shape[1])
+        parameter.copy_((torch.randn(parameter.shape, generator=generator) * spread).half().float())
+    model.save_pretrained(folder, max_shard_size=shard_bytes)
+    return model.encoder
+
+
+def _infinity(seed: int, **sizes) -> dict[str, torch.Tensor]:
+    """Infinity with two narrow blocks, each its own chunk; the bits, the levels and the text's length are official."""
+    return _random(Infinity(InfinityConfig(depth=2, chunk=1, width=64, heads=2, hidden=128, text_dim=TEXT, pool_heads=2, **sizes)), seed)
+
+
+def write_infinity_2b(path: Path) -> None:
+    """infinity_2b_reg.pth: a flat dict, legacy buffers included."""
+    tensors = _infinity(33, bits=32)
+    tensors["lvl_1L"] = torch.zeros(1, 10521, dtype=torch.int64)
+    torch.save(tensors, path)
+
+
+def write_infinity_8b(folder: Path, form: str = "safetensors") -> None:
+    """infinity_8b_weights: an index and two shards, `form` safetensors or bin."""
+    tensors = _infinity(34, bits=56, patch=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem, suffix = ("model", "safetensors") if form == "safetensors" else ("pytorch_model", "bin")
+    keys, weight_map = list(tensors), {}
+    for i, part in enumerate((keys[::2], keys[1::2])):
+        name = f"{stem}-0000{i + 1}-of-00002.{suffix}"
+        weight_map |= dict.fromkeys(part, name)
+        (save_file if form == "safetensors" else torch.save)({key: tensors[key].contiguous() for key in part}, folder / name)
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def _bsq_vae(path: Path, levels: int, dim: int, seed: int) -> None:
+    """An Infinity VAE as upstream saves it, of the official depth with 32 channels and as few convolutions as there can be in every level."""
+    patch = 2 if levels == 4 else 1
+    tensors = _random(BSQVAE(BSQVAEConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=0, z_channels=dim, patch=patch)), seed)
+    mask = 2 ** torch.arange(dim - 1, -1, -1)
+    torch.save({"vae": tensors | {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}}, path)
+
+
+def write_vae_2b(path: Path) -> None:
+    _bsq_vae(path, 5, 32, 35)
+
+
+def write_vae_8b(path: Path) -> None:
+    _bsq_vae(path, 4, 14, 36)
+
+
+def write_public_files(models: Path) -> None:
+    """Every file the shipped workflows name, where their notes say it goes."""
+    for folder in ("var", "vae", "text_encoders"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    write_var_d30(models / "var" / "var_d30.pth")
+    write_vae(models / "vae" / "vae_ch160v4096z32.pth")
+    write_infinity_2b(models / "var" / "infinity_2b_reg.pth")
+    write_vae_2b(models / "vae" / "infinity_vae_d32reg.pth")
+    write_infinity_8b(models / "var" / "infinity_8b_weights")
+    write_vae_8b(models / "vae" / "infinity_vae_d56_f8_14_patchify.pth")
+    write_t5(models / "text_encoders" / "flan-t5-xl")

@@ -1,0 +1,38 @@
+// @ts-check
+import { zh as inspect } from "./inspect.js";
+
+/** @type {Record<string, string>} */
+export default {
+  ...inspect,
+  "equalizer.title": "保留的 token，%",
+  "equalizer.legend": "下方：时间占比",
+  "equalizer.hint": "拖动柱条。按住 Shift 一起移动，双击复位。拉到底部以下即跳过该尺度。",
+  "equalizer.percent": "{n}%",
+  "equalizer.bar": "{grid} · 占时间 {share}%",
+  "equalizer.last": "最后",
+  "equalizer.place": "倒数第 {place} 个尺度",
+  "equalizer.place_last": "最后一个尺度",
+  "equalizer.scale": "尺度 {n} / {count}",
+  "equalizer.keeps": "保留 {kept} / {tokens}",
+  "equalizer.keeps_percent": "保留 {percent}%",
+  "equalizer.all": "保留全部 {tokens}",
+  "equalizer.all_percent": "全部保留",
+  "equalizer.skip": "跳过",
+  "equalizer.skipped": "已跳过",
+  "equalizer.linked": "由连线设定",
+  "equalizer.locked": "前 {count} 个尺度始终完整运行 · 占时间 {share}%",
+  "equalizer.speedup": "预计加速",
+  "equalizer.tokens": "{kept} / {tokens} 个 token",
+  "equalizer.seconds": "≈ {seconds} 秒",
+  "equalizer.milliseconds": "≈ {milliseconds} 毫秒",
+  "equalizer.run_once": "运行一次后显示秒数",
+  "equalizer.memory_parts": "权重 {weights}，键值缓存 {cache}（批次 {batch}）",
+  "equalizer.reading": "正在读取模型……",
+  "equalizer.connect": "连接模型以查看其尺度",
+  "equalizer.adjusted": "此处不跳过尺度，改为剪枝",
+  "equalizer.unknown": "识别模型后显示速度与 token",
+  "equalizer.preset_linked": "预设由连线设定；选择 Custom 时柱条才生效",
+  "classes.find": "查找类别……",
+  "classes.connect": "连接模型以查找类别",
+  "classes.title": "把模型的 {count} 个类别之一加入标签",
+};
