@@ -331,6 +331,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="quality", help="folder for results, tables and charts; a later run goes on where this one stopped")
     parser.add_argument("--experiments", nargs="+", help="names, default all; --list shows them")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--report", action="store_true", help="run nothing: tables and charts of every experiment that is complete")
     parser.add_argument("--pictures", type=int, default=176, help="pairs of label and seed; greedy runs draw each label once")
     parser.add_argument("--batch", type=int, default=22)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
@@ -363,7 +364,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"There is no experiment {', '.join(unknown)}. Choose from {', '.join(known)}.")
     chosen = {n: e for n, e in known.items() if not a.experiments or n in a.experiments}
     settings = {s.key: s for e in chosen.values() for _, _, s in e.settings}
-    bench.run([DENSE, *settings.values()])
+    if not a.report:
+        bench.run([DENSE, *settings.values()])
     print(report(bench, chosen))
 
 

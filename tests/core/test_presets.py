@@ -55,6 +55,18 @@ def test_other_families_keep_their_full_resolution(name, family):
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_it_names_and_nothing_else(name):
+    own = sv.StepVAR((0.3,), structure_weight=0.1, kernel=5, selector="structure", fill="delta", guidance_late="conditional", guidance_late_scales=1)
+    policy = apply_preset(own, name, "var", SHORT, len(FULL))
+    expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
+    assert vars(policy) == expected
+
+
+def test_every_setting_of_a_preset_belongs_to_a_preset():
+    assert set(PRESET_SETTINGS) <= set(PRESETS)
+
+
 def full_size_models():
     """(model without weights, schedule): the public sizes of every family with presets."""
     with torch.device("meta"):
@@ -76,15 +88,3 @@ def test_late_guidance_multiplies_with_every_preset():
         ratios = preset_ratios(name, model.family, schedule, model.full_scales)
         both, late = (sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n)) for n in (0, 4))
         assert late.flops < both.flops, name
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_sets_what_it_names_and_nothing_else(name):
-    own = sv.StepVAR((0.3,), structure_weight=0.1, kernel=5, selector="structure", fill="delta", guidance_late="conditional", guidance_late_scales=1)
-    policy = apply_preset(own, name, "var", SHORT, len(FULL))
-    expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
-    assert vars(policy) == expected
-
-
-def test_every_setting_of_a_preset_belongs_to_a_preset():
-    assert set(PRESET_SETTINGS) <= set(PRESETS)

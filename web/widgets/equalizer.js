@@ -112,7 +112,8 @@ function attach(node, host, plans, calibration) {
     const cost = view.cost;
     const number = (/** @type {number} */ n) => formatNumber(n, locale);
     const percent = (/** @type {number} */ share) => number(Math.round(100 * share));
-    const notes = [isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null];
+    const auto = find("auto_goal")?.value ?? "off";
+    const notes = [auto === "off" ? null : say("auto", { goal: auto }), isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null];
     const remark = cost ? "" : error ?? (asked === "null" ? say("connect") : isReading ? say("reading") : say("unknown"));
     const seconds = cost && calibration.predict(modelKey(), cost.passes.map((p) => p.flops));
     return {
@@ -311,7 +312,7 @@ function attach(node, host, plans, calibration) {
     }),
     ...[[node, "onConfigure"], [preset, "callback"]].map(([object, method]) => after(object, method, onPreset)),
     ...["onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
-    ...[...faders, ...SETTINGS.map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
+    ...[...faders, ...[...SETTINGS, "auto_goal"].map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
     on(host.api, "graphChanged", onGraphChanged),
     passToCanvas(face.element, () => host.app.canvas),
     on(host.api, "executed", onExecuted),

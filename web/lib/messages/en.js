@@ -32,6 +32,7 @@ export default {
   "equalizer.connect": "Connect a model to see its scales",
   "equalizer.adjusted": "No scale is skipped here: pruned instead",
   "equalizer.unknown": "Speed and tokens appear once the model is known",
+  "equalizer.auto": "auto_goal is on {goal}: it chooses the ratios, the bars do not count",
   "equalizer.preset_linked": "A link sets the preset; bars count when it is Custom",
   "classes.find": "Find a class …",
   "classes.connect": "Connect a model to find its classes",

@@ -31,6 +31,7 @@ export default {
   "equalizer.connect": "连接模型以查看其尺度",
   "equalizer.adjusted": "此处不跳过尺度，改为剪枝",
   "equalizer.unknown": "识别模型后显示速度与 token",
+  "equalizer.auto": "auto_goal 为 {goal}：由它选择比例，柱条不生效",
   "equalizer.preset_linked": "预设由连线设定；选择 Custom 时柱条才生效",
   "classes.find": "查找类别……",
   "classes.connect": "连接模型以查找类别",
