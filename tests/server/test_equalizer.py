@@ -17,9 +17,15 @@ READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === 
 
 def ratio_is(value: float) -> dict:
     """The graph was loaded anew and its equalizer is there: waits for that, however slow the machine."""
-    return {"until": f"document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') === '{round(100 - 100 * value)}' "
+    return {"until": f"Math.abs(document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') - {round(100 - 100 * value)}) <= 1 "
                      "&& document.querySelector('.stepvar-eq-label').textContent === '\u22644\u00d74' "
-                     f"&& app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name === 'ratio_1').value === {value}", "wait": 400}
+                     f"&& Math.abs(app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name === 'ratio_1').value - {value}) < 0.011",
+            "wait": 400}
+
+
+def near(value):
+    """A pixel of the mouse may be a hundredth of a bar."""
+    return pytest.approx(value, abs=0.011)
 
 
 UNDO, REDO = {"press": "Control+z", "wait": 400}, {"press": "Control+y", "wait": 400}
@@ -37,6 +43,12 @@ return { ratios: node.widgets.filter((w) => /^ratio_/.test(w.name)).map((w) => w
   readout: texts(".stepvar-eq-readout")[0], speedup: texts(".stepvar-eq-speedup")[0], tokens: texts(".stepvar-eq-tokens")[0], time: texts(".stepvar-eq-time")[0],
   remark: texts(".stepvar-eq-remark")[0] };
 """
+# Large enough for a hundredth to be more than a pixel of the mouse; the whole face stays on the screen.
+NEAR = {"evaluate": """
+const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning"), { ds } = app.canvas;
+ds.scale = 2;
+[ds.offset[0], ds.offset[1]] = [150 - node.pos[0], 120 - node.pos[1]];
+app.canvas.setDirty(true, true);""", "wait": 700}
 SEEN, AWAY = {"evaluate": READ}, {"hover": ["body", 0.5, 0.99]}
 
 
@@ -83,7 +95,7 @@ JOBS = {
         const { subgraph } = app.canvas.graph.convertToSubgraph(new Set([node]));
         app.canvas.openSubgraph ? app.canvas.openSubgraph(subgraph, app.rootGraph.nodes.find((n) => n.subgraph === subgraph)) : app.canvas.setGraph(subgraph);
         await new Promise((done) => setTimeout(done, 1200));
-        await app.extensionManager.command.execute("Comfy.Canvas.FitView");""", "wait": 900}, READY, SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("within"), {"shoot": "page"}],
+        await app.extensionManager.command.execute("Comfy.Canvas.FitView");""", "wait": 900}, READY, {"shoot": "page"}, NEAR, SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("within")],
     "linked": [{"evaluate": """
         const graph = app.canvas.graph, node = graph.nodes.find((n) => n.type === "StepVARPruning"), number = LiteGraph.createNode("PrimitiveFloat");
         number.pos = [0, -200]; number.widgets[0].value = 0.25; graph.add(number);
@@ -99,14 +111,15 @@ JOBS = {
                {"evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'VARClassLabel'); return { saved: n.serialize().widgets_values, options: document.querySelectorAll('.stepvar-classes option').length };"}],
 }
 START = {"dragged out": demo("Custom", (0.5, 0.3, 0, 0, 0, 0)), "shifted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0)), "pasted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0))}
-RUN = {"name": "ran", "workflow": demo(), "queue": True, "steps": [READY, {"wait": 500}, SEEN, shot("timed"),
+RUN = {"name": "ran", "workflow": demo(), "queue": True, "steps": [READY, NEAR, {"wait": 500}, SEEN, shot("timed"),
        {"evaluate": "return app.nodeOutputs['6'].stepvar[0].scales.reduce((sum, s) => sum + s.seconds, 0);"}, {"drag": CAP, "to": at(1, 0.9)}, SEEN]}
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def visit(request, frontend):
     """Job name -> what its looks at the editor saw, in order."""
-    jobs = [{"name": f"equalizer {name}", "workflow": START.get(name, demo()), "steps": [READY, *steps]} for name, steps in JOBS.items()]
+    jobs = [{"name": f"equalizer {name}", "workflow": START.get(name, demo()), "steps": [READY, *([] if name == "labels" else [NEAR]), *steps]}
+            for name, steps in JOBS.items()]
     results = frontend.drive(request.param, [*jobs, RUN], size=(1700, 1300), settings={"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
     for result in results:
         assert result["packErrors"] == [] and [e for e in result["pageErrors"] if f"/extensions/{launch.PACK_NAME}/" in e] == [], result["name"]
@@ -138,9 +151,10 @@ def test_sliders_speak(visit):
 
 def test_a_drag_edits_the_ratio_and_is_one_step_of_history(visit):
     before, dragged, undone, redone, reloaded = visit["dragged"]
-    assert dragged["ratios"] == [0.8, 0.5, 0, 0, 0, 0] and dragged["preset"] == "Custom"
-    assert dragged["saved"][:7] == ["Custom", 0.8, 0.5, 0, 0, 0, 0] and len(dragged["saved"]) == len(before["saved"])
-    assert dragged["values"][-1] == "20" and dragged["sliders"][-1]["text"] == "keeps 52 of 256"
+    ratio = dragged["ratios"][0]
+    assert ratio == near(0.8) and ratio == round(ratio, 2) and dragged["ratios"][1:] == [0.5, 0, 0, 0, 0] and dragged["preset"] == "Custom"
+    assert dragged["saved"][:7] == ["Custom", ratio, 0.5, 0, 0, 0, 0] and len(dragged["saved"]) == len(before["saved"])
+    assert dragged["values"][-1] == str(round(100 - 100 * ratio)) and dragged["sliders"][-1]["text"] == f"keeps {256 - int(256 * ratio)} of 256"
     assert dragged["undo"] == before["undo"] + 1
     assert (undone["ratios"], undone["preset"], undone["values"]) == (before["ratios"], before["preset"], before["values"])
     assert (redone["ratios"], redone["preset"]) == (dragged["ratios"], "Custom")
@@ -151,12 +165,12 @@ def test_a_scale_is_skipped_beyond_the_end_only(visit):
     out, up, next_bar, _ = visit["dragged out"]
     assert out["ratios"][0] == 1 and out["states"][-1] == "skipped" and out["values"][-1] == "skip" and out["sliders"][-1]["text"] == "skipped"
     assert up["ratios"][0] == 0 and up["states"][-1] == "free"
-    assert next_bar["ratios"][:4] == [0, 0.3, 0.4, 0] and next_bar["undo"] == up["undo"] + 1, "one bar after the other"
+    assert next_bar["ratios"][:4] == near([0, 0.3, 0.4, 0]) and next_bar["undo"] == up["undo"] + 1, "one bar after the other"
 
 
 def test_shift_moves_all_bars_in_one_step(visit):
     moved, undone = visit["shifted"]
-    assert moved["ratios"] == [0.7, 0.5, 0.3, 0.3, 0.3, 0.3]
+    assert moved["ratios"] == near([0.7, 0.5, 0.3, 0.3, 0.3, 0.3])
     assert undone["ratios"] == [0.4, 0.2, 0, 0, 0, 0]
 
 
@@ -164,7 +178,7 @@ def test_a_double_click_goes_back_to_the_preset(visit):
     [seen] = visit["double-clicked"]
     assert seen["ratios"] == [0.5, 0.5, 0, 0, 0, 0] and seen["preset"] == "Balanced"
     *_, was_custom = visit["dragged out"]
-    assert was_custom["ratios"][:3] == [0, 0, 0.4] and was_custom["preset"] == "Custom", "without a preset, every token"
+    assert was_custom["ratios"][:3] == near([0, 0, 0.4]) and was_custom["preset"] == "Custom", "without a preset, every token"
 
 
 def test_the_keyboard_moves_bars(visit):
@@ -183,33 +197,33 @@ def test_bars_follow_the_widgets_and_the_preset(visit):
     # the paper's preset skips scales on Infinity only: what the bars show is what runs
     assert preset["ratios"][:4] == [1, 1, 0.5, 0.4] and preset["values"][-4:] == ["61", "50", "50", "50"] and "skipped" not in preset["states"]
     assert "pruned instead" in preset["readout"]
-    assert dragged["preset"] == "Custom" and dragged["ratios"] == [0.5, 0.5, 0.25, 0.4, 0, 0], "Custom goes on from what was seen"
+    assert dragged["preset"] == "Custom" and dragged["ratios"] == near([0.5, 0.5, 0.25, 0.4, 0, 0]), "Custom goes on from what was seen"
 
 
 def test_a_copy_is_a_node_of_its_own(visit):
     copy, seen = visit["pasted"]
-    assert copy["saved"] == seen["saved"] and copy["order"] == seen["order"] and seen["ratios"][0] == 0.8
+    assert copy["saved"] == seen["saved"] and copy["order"] == seen["order"] and seen["ratios"][0] == near(0.8)
     assert (copy["faces"], copy["left"]) == (2, 1)
 
 
 def test_it_works_within_a_subgraph(visit):
     before, dragged = visit["subgraph"]
     assert before["labels"][-1] == "16×16" and before["tokens"] == "468 of 680 tokens"
-    assert dragged["ratios"][0] == 0.8 and dragged["preset"] == "Custom"
+    assert dragged["ratios"][0] == near(0.8) and dragged["preset"] == "Custom"
 
 
 def test_a_linked_ratio_is_locked(visit):
     linked, after = visit["linked"]
     assert linked["states"][-2] == "linked" and linked["sliders"][-2]["disabled"] == "true" and "link" in linked["sliders"][-2]["text"]
-    assert after["ratios"][:3] == [0.7, 0.5, 0.2], "the link's own bar stays; the others move"
+    assert after["ratios"][:3] == near([0.7, 0.5, 0.2]), "the link's own bar stays; the others move"
     assert after["sliders"][-2]["now"] == "75", "as Custom, the link's value counts"
 
 
 def test_without_a_model_bars_are_plain(visit):
     alone, dragged, gone = visit["alone"]
     assert alone["labels"] == ["", "", "", "", "", "last"] and alone["values"][-1] == "50" and alone["remark"] == "Connect a model to see its scales"
-    assert dragged["ratios"][0] == 0.8 and dragged["preset"] == "Custom"
-    assert gone["remark"].startswith("There is no model 'gone.pth'.") and gone["values"][-1] == "20"
+    assert dragged["ratios"][0] == near(0.8) and dragged["preset"] == "Custom"
+    assert gone["remark"].startswith("There is no model 'gone.pth'.") and int(gone["values"][-1]) in (19, 20, 21)
 
 
 def test_a_class_name_is_suggested_and_added(visit):
