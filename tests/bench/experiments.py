@@ -95,9 +95,9 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         Setting("oracle, zero", half | {"fill": "zero"}, peek="oracle"), Setting("oracle, nearest", half, peek="oracle"),
         Setting("update, zero, one half in the last scale", half | {"selector": "update", "fill": "zero", "guidance_late": "conditional", "guidance_late_scales": 1}),
     ]
-    halves = [(f"{half_} half, {'.5/.5 zero' if pruned else 'no pruning'}", n, Setting(f"{half_}, {n} late, {'pruned' if pruned else 'dense'}", {
-        "ratios": (0.5, 0.5) if pruned else (), "guidance_late": half_, "guidance_late_scales": n, **({"fill": "zero", "selector": "update"} if pruned else {})}))
-        for half_ in ("conditional", "unconditional") for pruned in (False, True) for n in (0, 1, 2, 3, 4)]
+    best = {"ratios": (0.5, 0.5), "fill": "zero", "selector": "update"}
+    halves = [(f"{half_} half{extra}", n, Setting(f"{half_} half in the last {n}{extra}", {**options, "guidance_late": half_, "guidance_late_scales": n}))
+              for half_ in ("conditional", "unconditional") for options, extra in (({"ratios": ()}, ""), (best, ", .5/.5 update, zero")) for n in range(1, 5)]
     presets = [(name, None, Setting(name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})})) for name in PRESETS]
     return {
         "selector": Experiment("Which tokens are kept", "Does a selector find tokens that matter more than chance does?",
