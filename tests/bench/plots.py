@@ -111,7 +111,8 @@ def _panel(panel: Panel) -> Image.Image:
     for i, y in enumerate(y_ticks):
         top = at(x_range[0], y)[1]
         pen.line((box[0], top, box[2], top), GRID, SHARPEN)
-        pen.text((box[0] - 7 * SHARPEN, top), panel.rows[i] if panel.rows else f"{round(y, 10):g}", FAINT if not panel.rows else INK, small, anchor="rm")
+        pen.text((box[0] - 7 * SHARPEN, top), panel.rows[i] if panel.rows else f"{round(y, 10):g}", FAINT if not panel.rows else INK, small,
+                 anchor="rm")
     pen.line((box[0], box[1], box[0], box[3], box[2], box[3]), FAINT, SHARPEN)
     pen.text(((box[0] + box[2]) / 2, height - 14 * SHARPEN), panel.x_label, INK, font, anchor="mm")
     if panel.y_label:

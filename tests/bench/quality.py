@@ -72,7 +72,8 @@ class Bench:
         self.pictures = {mode: a.pictures if mode == "sampled" else min(a.pictures, classes) for mode in a.modes}  # greedy: one picture per label
         self.judge = load_classifier(a.classifier, a.device) if a.classifier else None
         self.out.mkdir(parents=True, exist_ok=True)
-        self._check_header({"model": digest(a.model), "vae": digest(a.vae), "batch": a.batch, "classifier": digest(a.classifier) if a.classifier else None})
+        self._check_header({"model": digest(a.model), "vae": digest(a.vae), "batch": a.batch,
+                            "classifier": digest(a.classifier) if a.classifier else None})
         self.results = {}
         file = self.out / "results.jsonl"
         if file.is_file():
@@ -97,7 +98,8 @@ class Bench:
         """The pictures `start`… of a mode, wall seconds and CPU seconds."""
         condition = self.model.class_condition(self.labels(mode, start))
         wall, cpu = time.perf_counter(), time.process_time()
-        result = sv.sample(self.model, vae or self.vae, condition, schedule=self.schedule, seed=start, pruning=policy, on_scale=on_scale, **MODES[mode])
+        result = sv.sample(self.model, vae or self.vae, condition, schedule=self.schedule, seed=start, pruning=policy, on_scale=on_scale,
+                           **MODES[mode])
         if self.device != "cpu":
             torch.cuda.synchronize()
         return result, time.perf_counter() - wall, time.process_time() - cpu
@@ -162,7 +164,8 @@ class Bench:
             now = time.monotonic()
             if now - said > SAY_SECONDS:
                 said = now
-                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr, flush=True)
+                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr,
+                      flush=True)
 
     def column(self, mode: str, setting: Setting, name: str) -> np.ndarray:
         """One number per picture, in the order of labels and seeds."""
@@ -316,7 +319,8 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
             file = f"{name}_{mode}.png"
             draw([chart(bench, mode, experiment, m) for m in ("psnr", "ssim")], 2, bench.out / file)
             parts += [f"![{experiment.title}]({file})", ""]
-        settings = {s.name if any(c.isalpha() for c in s.name) else f"{n} {s.name}": s for n, e in complete.items() for _, _, s in e.settings if s.peek != "oracle"}
+        named = ((n, s) for n, e in complete.items() for _, _, s in e.settings if s.peek != "oracle")
+        settings = {s.name if any(c.isalpha() for c in s.name) else f"{n} {s.name}": s for n, s in named}
         settings = {n: s for n, s in {s.key: (n, s) for n, s in settings.items()}.values()}  # one name per setting
         settings = {n: s for n, s in settings.items() if bench.speedups(mode, s)[0] > 1.001}  # what prunes nothing would stretch the charts
         if settings:
