@@ -476,8 +476,9 @@ def main(arguments: list[str] | None = None) -> None:
         sampling = {k: v for k in ("cfg", "temperature", "top_k", "top_p") if (v := getattr(a, k)) is not None}
         pruning = {"ratios": a.ratios} if a.ratios else {}
         # absolute, since Ray's workers start elsewhere
-        out, model, vae = (str(Path(path).resolve()) for path in (a.out, a.model, a.vae))
-        plan = Plan(out, layout, count, model, vae, a.device, a.dtype, a.batch, a.seed, a.preset, pruning | dict(a.set), sampling, a.aspect_ratio, a.size, a.features and str(Path(a.features).resolve()), a.text_encoder)
+        out, model, vae, features, encoder = (path and str(Path(path).resolve()) for path in (a.out, a.model, a.vae, a.features, a.text_encoder))
+        plan = Plan(out, layout, count, model, vae, a.device, a.dtype, a.batch, a.seed, a.preset, pruning | dict(a.set), sampling, a.aspect_ratio,
+                    a.size, features, encoder)
         classes = getattr(load_model(a.model).config, "num_classes", 0) if a.prompts == "classes" else 0
         prompts = read_prompts(a.prompts, layout, classes)[:a.first]
         if a.encode_only:
