@@ -32,7 +32,8 @@ class StepVARPruning(io.ComfyNode):
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
                 VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
-                with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM], default=DEFAULT_PRESET,
+                with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM],
+                             default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
                                      "skips no scale; Fastest and the paper's presets drop the most detail. A preset skips scales only on the "
                                      "family and size it was published for, and prunes them elsewhere. Best quality also sets selector and fill: "

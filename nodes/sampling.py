@@ -86,7 +86,8 @@ class VARSampler(io.ComfyNode):
             if model.timings.rate(key) is None:
                 probe(lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace, cost_of, given.schedule, policy,
                       model.timings, key)
-            policy = replace(policy, ratios=choose_ratios(network, given.schedule, goal, value, policy, strength, given.batch, model.timings.rate(key)))
+            policy = replace(policy, ratios=choose_ratios(network, given.schedule, goal, value, policy, strength, given.batch,
+                                                          model.timings.rate(key)))
         job = prepare(
             network, model.vae.codec, condition, pruning=policy, start_at_scale=start_at_scale,
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,

@@ -115,7 +115,8 @@ class Layout:
 
 
 LAYOUTS = {
-    "geneval": Layout(read_geneval, geneval_files, 4, "python evaluation/evaluate_images.py {images} --outfile results.jsonl --model-path DETECTOR_FOLDER"),
+    "geneval": Layout(read_geneval, geneval_files, 4,
+                      "python evaluation/evaluate_images.py {images} --outfile results.jsonl --model-path DETECTOR_FOLDER"),
     "dpg": Layout(read_dpg, grid_file, 4, "PIC_NUM={count} bash dpg_bench/dist_eval.sh {images} {pixels}", is_grid=True),
     "mjhq": Layout(read_mjhq, mjhq_files, 1, "clean-fid: fid.compute_fid(MJHQ_IMAGES, {images!r})"),
     "text": Layout(read_text, flat_files, 1, "any tool that reads a folder of pictures: {images}"),
@@ -140,7 +141,8 @@ def read_prompts(path: str, layout: str, classes: int = 0) -> list[Prompt]:
     try:
         prompts = LAYOUTS[layout].read(file)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise OptionError(f"{path} is not in the form of {layout}: {type(error).__name__} {error}.", f"Choose another --format: {', '.join(LAYOUTS)}.") from error
+        raise OptionError(f"{path} is not in the form of {layout}: {type(error).__name__} {error}.",
+                          f"Choose another --format: {', '.join(LAYOUTS)}.") from error
     if not prompts:
         raise OptionError(f"{path} holds no prompt.", "Give the benchmark's prompt file or folder.")
     return prompts
@@ -286,11 +288,13 @@ class TextEncoder:
 
     def __init__(self, folder: str, device: str):
         if not folder:
-            raise ConditionMismatch("This model reads text, and nothing encodes it.", "Give --text-encoder FOLDER (google/flan-t5-xl) or --features FILE.")
+            raise ConditionMismatch("This model reads text, and nothing encodes it.",
+                                    "Give --text-encoder FOLDER (google/flan-t5-xl) or --features FILE.")
         try:
             from transformers import AutoTokenizer, T5EncoderModel
         except ImportError as error:
-            raise ConditionMismatch("--text-encoder needs the transformers package.", "pip install transformers sentencepiece, or give --features FILE.") from error
+            raise ConditionMismatch("--text-encoder needs the transformers package.",
+                                    "pip install transformers sentencepiece, or give --features FILE.") from error
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True).to(device).requires_grad_(False)
         self.device = device
@@ -415,7 +419,8 @@ def summary(plan: Plan) -> str:
         return ""
     # the first batch of a run warms up; medians do not mind
     loop, whole = (float(np.median([r[k] / r["pictures"] for r in records])) for k in ("scale_seconds", "seconds"))
-    return f"{pictures} pictures timed: {loop:.3f} s a picture in the scale loop, {whole:.3f} s with decoding (medians over batches of up to {plan.batch})."
+    return (f"{pictures} pictures timed: {loop:.3f} s a picture in the scale loop, {whole:.3f} s with decoding "
+            f"(medians over batches of up to {plan.batch}).")
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -446,7 +451,8 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", type=kind)
     p.add_argument("--preset", default="", choices=list(PRESETS))
     p.add_argument("--ratios", type=float, nargs="+", help="pruned fractions, the last scale's first; instead of a preset")
-    p.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE", help="other StepVAR settings, for example fill=zero selector=update")
+    p.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+                   help="other StepVAR settings, for example fill=zero selector=update")
     p.add_argument("--features", default="", help=".safetensors of text features by prompt id")
     p.add_argument("--text-encoder", default="", help="folder of FLAN-T5 XL, read with transformers")
     p.add_argument("--encode-only", metavar="FILE", help="write the features of all prompts and stop")
@@ -470,8 +476,9 @@ def main(arguments: list[str] | None = None) -> None:
         sampling = {k: v for k in ("cfg", "temperature", "top_k", "top_p") if (v := getattr(a, k)) is not None}
         pruning = {"ratios": a.ratios} if a.ratios else {}
         # absolute, since Ray's workers start elsewhere
-        plan = Plan(str(Path(a.out).resolve()), layout, count, str(Path(a.model).resolve()), str(Path(a.vae).resolve()), a.device, a.dtype, a.batch, a.seed,
-                    a.preset, pruning | dict(a.set), sampling, a.aspect_ratio, a.size, a.features and str(Path(a.features).resolve()), a.text_encoder)
+        out, model, vae, features, encoder = (path and str(Path(path).resolve()) for path in (a.out, a.model, a.vae, a.features, a.text_encoder))
+        plan = Plan(out, layout, count, model, vae, a.device, a.dtype, a.batch, a.seed, a.preset, pruning | dict(a.set), sampling, a.aspect_ratio,
+                    a.size, features, encoder)
         classes = getattr(load_model(a.model).config, "num_classes", 0) if a.prompts == "classes" else 0
         prompts = read_prompts(a.prompts, layout, classes)[:a.first]
         if a.encode_only:

@@ -57,7 +57,8 @@ def check_goal(goal: str, value: float) -> None:
     if goal not in GOALS:
         raise OptionError(f"auto_goal is {goal!r}.", f"Choose one of {', '.join(GOALS)}.")
     if goal == QUALITY and not 0 < value < 1:
-        raise OptionError(f"auto_value is {value!r} for a quality.", "Use an SSIM between 0 and 1: 0.95 is hard to tell from the full picture, 0.8 is visibly softer.")
+        raise OptionError(f"auto_value is {value!r} for a quality.",
+                          "Use an SSIM between 0 and 1: 0.95 is hard to tell from the full picture, 0.8 is visibly softer.")
     if goal == SECONDS and not 0 < value < math.inf:
         raise OptionError(f"auto_value is {value!r} for a time.", "Use a number of seconds above 0.")
 

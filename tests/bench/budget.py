@@ -53,7 +53,8 @@ def main() -> None:
     dense = statistics.median(run(None).seconds for _ in range(a.runs))
     fastest = statistics.median(run(sv.StepVAR(ladder_ratios(1.0))).seconds for _ in range(a.runs))
     probe(run, cost_of, schedule, base, timings, key)
-    print(f"{model.family}, batch {a.batch}, {a.dtype} on {a.device}, {torch.get_num_threads()} threads{', CPU time' if a.cpu_time else ''}: dense {dense:.3f} s, strongest {fastest:.3f} s\n")
+    print(f"{model.family}, batch {a.batch}, {a.dtype} on {a.device}, {torch.get_num_threads()} threads{', CPU time' if a.cpu_time else ''}: "
+          f"dense {dense:.3f} s, strongest {fastest:.3f} s\n")
     print("| budget | ratios | predicted | taken, median | off |\n|---|---|---|---|---|")
     worst = 0.0
     for share in (0.9, 0.75, 0.6, 0.45):
@@ -67,7 +68,8 @@ def main() -> None:
             taken.append(trace.seconds)
         off = statistics.median(taken) / budget - 1
         worst = max(worst, abs(off))
-        print(f"| {budget:.3f} s | {'/'.join(f'{r:.2f}' for r in policy.ratios)} | {rate.seconds(cost_of(policy)):.3f} s | {statistics.median(taken):.3f} s | {off:+.1%} |")
+        ratios = "/".join(f"{r:.2f}" for r in policy.ratios)
+        print(f"| {budget:.3f} s | {ratios} | {rate.seconds(cost_of(policy)):.3f} s | {statistics.median(taken):.3f} s | {off:+.1%} |")
     print(f"\n{'PASS' if worst <= ALLOWED else 'FAIL'}: at most {worst:.1%} off; {ALLOWED:.0%} allowed")
 
 

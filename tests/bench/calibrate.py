@@ -37,7 +37,8 @@ def slope_of(index_N: np.ndarray, loss_RN: np.ndarray) -> float:
 
 def rungs(selector: str, fill: str) -> list[Setting]:
     places = [i / (len(LADDER) - 1) for i in range(len(LADDER))]
-    return [Setting(f"{selector}, {fill}, rung {i}", {"ratios": ladder_ratios(p), "selector": selector, "fill": fill}) for i, p in enumerate(places)][1:]
+    return [Setting(f"{selector}, {fill}, rung {i}", {"ratios": ladder_ratios(p), "selector": selector, "fill": fill})
+            for i, p in enumerate(places)][1:]
 
 
 def calibrate(bench, path: str | None) -> None:
@@ -55,7 +56,8 @@ def calibrate(bench, path: str | None) -> None:
         found.append(Table(bench.model.family, (final.h, final.w), cost.layers, cost.width, selector, fill, tuple(round(float(m), 4) for m in means),
                            round(float(np.exp(np.log(index_N).mean())), 4), round(slope_of(index_N, 1 - ssim_RN), 3), len(index_N)))
         print(found[-1])
-        print("correlation of log index and log loss per rung:", " ".join(f"{np.corrcoef(np.log(index_N), np.log((1 - r).clip(1e-6)))[0, 1]:.2f}" for r in ssim_RN))
+        related = [np.corrcoef(np.log(index_N), np.log((1 - r).clip(1e-6)))[0, 1] for r in ssim_RN]
+        print("correlation of log index and log loss per rung:", " ".join(f"{r:.2f}" for r in related))
     known = json.loads(path.read_text())["tables"] if path.is_file() else []
     own = {k: v for k, v in asdict(found[0]).items() if k in ("family", "layers", "width")} | {"grid": list(found[0].grid)}
     others = [t for t in known if any(t[k] != v for k, v in own.items())]

@@ -70,6 +70,7 @@ def _values(option: str, values: Sequence, ratio: float = 0.5, **fixed) -> list[
 def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scales: int) -> dict[str, Experiment]:
     """All experiments for a model of so many blocks."""
     half = {"ratios": (0.5, 0.5)}
+    best = half | {"selector": "update", "fill": "zero"}
     selectors = ("random", "distance", "texture", "structure", "stepvar", "update", "checkerboard", "lowest_texture")
     assert set(selectors) == set(SELECTORS)
     tail = range(1, min(5, len(schedule) - 1) + 1)
@@ -83,7 +84,8 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         Setting("stepvar, cache", half | {"fill": "cache"}), Setting("texture, cache", half | {"selector": "texture", "fill": "cache"}),
         Setting("distance, zero", half | {"selector": "distance", "fill": "zero"}),
         Setting("texture, zero, sublayer", half | {"selector": "texture", "fill": "zero", "scope": "sublayer"}),
-        *(Setting(f"texture, coverage {n}, {fill}", half | {"selector": "texture", "coverage": n, "fill": fill}) for n in (2, 3) for fill in ("nearest", "zero")),
+        *(Setting(f"texture, coverage {n}, {fill}", half | {"selector": "texture", "coverage": n, "fill": fill}) for n in (2, 3)
+          for fill in ("nearest", "zero")),
         *(Setting(f"texture, copies faded, sigma {s:g}", half | {"selector": "texture"}, blend=s) for s in (0.5, 0.75, 1.0)),
         *(Setting(f"texture, sure copies faded, sigma {s:g}", half | {"selector": "texture"}, blend=s, sure=True) for s in (0.75, 1.0)),
         Setting("texture, sure copies", half | {"selector": "texture"}, sure=True),
@@ -93,12 +95,14 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         Setting("update, coverage 3, zero", half | {"selector": "update", "fill": "zero", "coverage": 3}),
         Setting("update, copies faded, sigma 0.5", half | {"selector": "update"}, blend=0.5),
         Setting("oracle, zero", half | {"fill": "zero"}, peek="oracle"), Setting("oracle, nearest", half, peek="oracle"),
-        Setting("update, zero, one half in the last scale", half | {"selector": "update", "fill": "zero", "guidance_late": "conditional", "guidance_late_scales": 1}),
+        Setting("update, zero, one half in the last scale", best | {"guidance_late": "conditional", "guidance_late_scales": 1}),
     ]
-    halves = [(f"{half_} half, {'.5/.5 zero' if pruned else 'no pruning'}", n, Setting(f"{half_}, {n} late, {'pruned' if pruned else 'dense'}", {
-        "ratios": (0.5, 0.5) if pruned else (), "guidance_late": half_, "guidance_late_scales": n, **({"fill": "zero", "selector": "update"} if pruned else {})}))
-        for half_ in ("conditional", "unconditional") for pruned in (False, True) for n in (0, 1, 2, 3, 4)]
-    presets = [(name, None, Setting(name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})})) for name in PRESETS]
+    halves = [(f"{half_} half{extra}", n, Setting(f"{half_} half in the last {n}{extra}", options | {"guidance_late": half_, "guidance_late_scales": n}))
+              for half_ in ("conditional", "unconditional")
+              for options, extra in (({"ratios": ()}, ""), (best, ", .5/.5 update, zero"))
+              for n in range(1, 5)]
+    presets = [(name, None, Setting(name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})}))
+               for name in PRESETS]
     return {
         "selector": Experiment("Which tokens are kept", "Does a selector find tokens that matter more than chance does?",
                                _sweep("selector", selectors, LAST_TWO), "random", "ratio of the last two scales"),
@@ -108,19 +112,20 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
                            _sweep("fill", tuple(FILLS), LAST_TWO), "nearest", "ratio of the last two scales"),
         "ratio": Experiment("How much", "Where is the knee of quality against the pruned share?",
                             [("stepvar, nearest", r / 10, Setting(f"ratio {r / 10:g}", {"ratios": (r / 10, r / 10)})) for r in range(10)]
-                            + [("update, zero", r / 10, Setting(f"update, zero, ratio {r / 10:g}", {"ratios": (r / 10, r / 10), "selector": "update", "fill": "zero"}))
+                            + [("update, zero", r / 10, Setting(f"update, zero, ratio {r / 10:g}", best | {"ratios": (r / 10, r / 10)}))
                                for r in range(10)], "stepvar, nearest", "ratio of the last two scales"),
         "pair": Experiment("Which two scales", "Is pruning cheapest in the last scales? 1 is the last one.",
                            [(f"{a} and {b}", None, Setting(f"{a} and {b}", {"ratios": pair(a, b)})) for b in tail for a in tail if a < b], "1 and 2"),
-        "first_layer": Experiment("From which block on", "Do later blocks judge better?", _values("first_layer", range(layers)), "first_layer", "first pruned block"),
+        "first_layer": Experiment("From which block on", "Do later blocks judge better?", _values("first_layer", range(layers)),
+                                  "first_layer", "first pruned block"),
         "normalise": Experiment("How scores are made comparable", "Does the normalisation change what is kept?",
                                 [(n, None, Setting(n, half | {"normalise": n})) for n in NORMALISERS], "minmax"),
         "structure_weight": Experiment("Structure against texture", "Which share of structure is best?",
                                        _values("structure_weight", (0.0, 0.25, 0.5, 0.75, 1.0)), "structure_weight", "share of structure"),
         "iterations": Experiment("Steps of the power iteration", "How many are enough?",
                                  _values("iterations", (1, 2, 3, 5, 10, 20), structure_weight=1.0), "iterations", "steps, structure alone"),
-        "kernel": Experiment("Neighbourhood of texture", "How wide should the mean be?", _values("kernel", (3, 5, 7, 9), structure_weight=0.0), "kernel",
-                             "edge in tokens, texture alone"),
+        "kernel": Experiment("Neighbourhood of texture", "How wide should the mean be?", _values("kernel", (3, 5, 7, 9), structure_weight=0.0),
+                             "kernel", "edge in tokens, texture alone"),
         "guidance": Experiment("Guidance halves dropped late", "Which half may go, and when?", halves, halves[0][0], "last scales with one half"),
         "combination": Experiment("What wins on a small grid", "Selector, coverage, fill and guidance together, half of the last two scales.",
                                   [(s.name, None, s) for s in combined], combined[0].name),

@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 66, 18, 54, 52
 
 @dataclass(frozen=True)
 class Point:
-    """x, y and the interval of y; label: written beside it where a chart has room."""
+    """x, y and their intervals; label: a word or number written beside it."""
 
     x: float
     y: float
@@ -111,7 +111,8 @@ def _panel(panel: Panel) -> Image.Image:
     for i, y in enumerate(y_ticks):
         top = at(x_range[0], y)[1]
         pen.line((box[0], top, box[2], top), GRID, SHARPEN)
-        pen.text((box[0] - 7 * SHARPEN, top), panel.rows[i] if panel.rows else f"{round(y, 10):g}", FAINT if not panel.rows else INK, small, anchor="rm")
+        pen.text((box[0] - 7 * SHARPEN, top), panel.rows[i] if panel.rows else f"{round(y, 10):g}", FAINT if not panel.rows else INK, small,
+                 anchor="rm")
     pen.line((box[0], box[1], box[0], box[3], box[2], box[3]), FAINT, SHARPEN)
     pen.text(((box[0] + box[2]) / 2, height - 14 * SHARPEN), panel.x_label, INK, font, anchor="mm")
     if panel.y_label:
@@ -136,8 +137,7 @@ def _series(pen: ImageDraw.ImageDraw, series: Series, colour: str, at, font) -> 
         r = 3.2 * SHARPEN
         pen.ellipse((x - r, y - r, x + r, y + r), colour)
         if p.label:
-            is_far_right = x + pen.textlength(p.label, font) + 8 * SHARPEN > pen.im.size[0]
-            pen.text((x - 6 * SHARPEN if is_far_right else x + 6 * SHARPEN, y - 5 * SHARPEN), p.label, INK, font, anchor="rb" if is_far_right else "lb")
+            pen.text((x + 4 * SHARPEN, y - 5 * SHARPEN), p.label, INK, font, anchor="lb")
 
 
 def _legend(pen: ImageDraw.ImageDraw, panel: Panel, box, points, at, font) -> None:

@@ -21,7 +21,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ class Bench:
         self.pictures = {mode: a.pictures if mode == "sampled" else min(a.pictures, classes) for mode in a.modes}  # greedy: one picture per label
         self.judge = load_classifier(a.classifier, a.device) if a.classifier else None
         self.out.mkdir(parents=True, exist_ok=True)
-        self._check_header({"model": digest(a.model), "vae": digest(a.vae), "batch": a.batch, "classifier": digest(a.classifier) if a.classifier else None})
+        self._check_header({"model": digest(a.model), "vae": digest(a.vae), "batch": a.batch,
+                            "classifier": digest(a.classifier) if a.classifier else None})
         self.results = {}
         file = self.out / "results.jsonl"
         if file.is_file():
@@ -97,7 +98,8 @@ class Bench:
         """The pictures `start`… of a mode, wall seconds and CPU seconds."""
         condition = self.model.class_condition(self.labels(mode, start))
         wall, cpu = time.perf_counter(), time.process_time()
-        result = sv.sample(self.model, vae or self.vae, condition, schedule=self.schedule, seed=start, pruning=policy, on_scale=on_scale, **MODES[mode])
+        result = sv.sample(self.model, vae or self.vae, condition, schedule=self.schedule, seed=start, pruning=policy, on_scale=on_scale,
+                           **MODES[mode])
         if self.device != "cpu":
             torch.cuda.synchronize()
         return result, time.perf_counter() - wall, time.process_time() - cpu
@@ -162,7 +164,8 @@ class Bench:
             now = time.monotonic()
             if now - said > SAY_SECONDS:
                 said = now
-                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr, flush=True)
+                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr,
+                      flush=True)
 
     def column(self, mode: str, setting: Setting, name: str) -> np.ndarray:
         """One number per picture, in the order of labels and seeds."""
@@ -248,6 +251,14 @@ def cell(values: tuple[float, float, float], digits: int, sign: str = "") -> str
     return f"{values[0]:{sign}.{digits}f} \u00b1 {(values[2] - values[1]) / 2:.{digits}f}"
 
 
+def baseline(experiment: Experiment, series: str, x: float | None) -> Setting:
+    """What a setting is compared with: the one of that name; else the baseline series at the same x; else, of a lone series, the first."""
+    named = [s for _, _, s in experiment.settings if s.name == experiment.baseline]
+    same = [s for other, at, s in experiment.settings if other == experiment.baseline and at == x]
+    is_lone = len({other for other, _, _ in experiment.settings}) == 1
+    return (named or ([] if is_lone else same) or [s for other, _, s in experiment.settings if other == experiment.baseline])[0]
+
+
 def table(bench: Bench, mode: str, name: str, experiment: Experiment) -> str:
     """Markdown: one row per setting."""
     shown = [m for m in METRICS if m != "label" or bench.judge]
@@ -260,7 +271,7 @@ def table(bench: Bench, mode: str, name: str, experiment: Experiment) -> str:
         row = [setting.name, *(cell(interval(bench.column(mode, setting, m)), METRICS[m].digits) for m in shown)]
         if bench.judge:
             row.append(cell(frechet_interval(bench.features(mode, DENSE), bench.features(mode, setting)), 2))
-        base = next(s for other, at, s in experiment.settings if experiment.baseline in (other, s.name) and (at == x or experiment.baseline == series or at is None))
+        base = baseline(experiment, series, x)
         difference = bench.column(mode, setting, "psnr") - bench.column(mode, base, "psnr")
         row.append("-" if base.key == setting.key else cell(interval(difference), 2, "+"))
         lines.append("| " + " | ".join([*row, *(f"{v:.2f}" for v in bench.speedups(mode, setting))]) + " |")
@@ -281,21 +292,16 @@ def chart(bench: Bench, mode: str, experiment: Experiment, metric: str) -> Panel
     return Panel(title, experiment.x_label, x_name, lines)
 
 
-def pareto(bench: Bench, mode: str, metric: str, clock: int, settings: dict[str, Setting]) -> Panel:
-    """Quality against speed-up, and the settings that nothing beats."""
+def pareto(bench: Bench, mode: str, metric: str, clock: int, settings: dict[str, Setting]) -> tuple[Panel, str]:
+    """Quality against speed-up as a chart and, numbered as there, the settings that nothing beats."""
+    kind, about = ("FLOPs", "measured time")[clock], METRICS[metric]
     points = [Point(bench.speedups(mode, s)[clock], interval(bench.column(mode, s, metric))[0], label=name) for name, s in settings.items()]
     best = front(points)
-    others = [Point(p.x, p.y) for p in points if p not in best]
-    panels = [Series("on the front", best), Series("beaten", others, is_line=False)]
-    kind = ("FLOPs", "measured time")[clock]
-    return Panel(f"{METRICS[metric].title} against {kind}, {mode}", f"speed-up by {kind}", f"{METRICS[metric].title} to dense", panels, size=(900, 560))
-
-
-def front_table(bench: Bench, mode: str, metric: str, clock: int, settings: dict[str, Setting]) -> str:
-    kind = ("FLOPs", "measured time")[clock]
-    lines = [f"### Pareto front, {METRICS[metric].title} against {kind} ({mode})", "", f"| setting | {kind} speed-up | {METRICS[metric].title} |", "|---|---|---|"]
-    points = [Point(bench.speedups(mode, s)[clock], interval(bench.column(mode, s, metric))[0], label=n) for n, s in settings.items()]
-    return "\n".join(lines + [f"| {p.label} | {p.x:.2f} | {p.y:.{METRICS[metric].digits}f} |" for p in front(points)]) + "\n"
+    shown = [Series("on the front", [replace(p, label=str(i)) for i, p in enumerate(best, 1)]),
+             Series("beaten", [replace(p, label="") for p in points if p not in best], is_line=False)]
+    lines = [f"### Pareto front, {about.title} against {kind} ({mode})", "", f"| | setting | {kind} speed-up | {about.title} |", "|---|---|---|---|"]
+    lines += [f"| {i} | {p.label} | {p.x:.2f} | {p.y:.{about.digits}f} |" for i, p in enumerate(best, 1)]
+    return Panel(f"{about.title} against {kind}, {mode}", f"speed-up by {kind}", f"{about.title} to dense", shown), "\n".join(lines) + "\n"
 
 
 def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
@@ -313,13 +319,15 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
             file = f"{name}_{mode}.png"
             draw([chart(bench, mode, experiment, m) for m in ("psnr", "ssim")], 2, bench.out / file)
             parts += [f"![{experiment.title}]({file})", ""]
-        settings = {s.name if any(c.isalpha() for c in s.name) else f"{n} {s.name}": s for n, e in complete.items() for _, _, s in e.settings if s.peek != "oracle"}
+        named = ((n, s) for n, e in complete.items() for _, _, s in e.settings if s.peek != "oracle")
+        settings = {s.name if any(c.isalpha() for c in s.name) else f"{n} {s.name}": s for n, s in named}
         settings = {n: s for n, s in {s.key: (n, s) for n, s in settings.items()}.values()}  # one name per setting
+        settings = {n: s for n, s in settings.items() if bench.speedups(mode, s)[0] > 1.001}  # what prunes nothing would stretch the charts
         if settings:
-            for metric in ("psnr", "ssim"):
-                parts += [front_table(bench, mode, metric, clock, settings) for clock in (0, 1)]
+            panels, tables = zip(*(pareto(bench, mode, m, clock, settings) for m in ("psnr", "ssim") for clock in (0, 1)))
+            parts += tables
             file = f"pareto_{mode}.png"
-            draw([pareto(bench, mode, m, clock, settings) for m in ("psnr", "ssim") for clock in (0, 1)], 2, bench.out / file)
+            draw(panels, 2, bench.out / file)
             parts += [f"![Pareto fronts]({file})", ""]
     path = bench.out / "report.md"
     path.write_text("\n".join(parts), encoding="utf-8")

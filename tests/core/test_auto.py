@@ -110,13 +110,12 @@ def test_a_time_without_timings_is_refused(pair):
 # the rate -----------------------------------------------------------------------------------------
 
 
-def timed(policy, rate: Rate, model, noise: float = 0.0):
+def timed(policy, rate: Rate, model):
     """(estimate, trace) of a run that took exactly what a rate says."""
     schedule = model.schedule()
     cost = estimate(model, schedule, policy, batch=2)
-    generator = torch.Generator().manual_seed(0)
     scales = tuple(sv.ScaleTrace(s.size, torch.ones(2, *s.size, dtype=torch.bool), s.kept,
-                                 (rate.per_pass + rate.per_flop * s.flops + rate.per_token * s.tokens) * (1 + noise * float(torch.rand((), generator=generator) - 0.5)))
+                                 rate.per_pass + rate.per_flop * s.flops + rate.per_token * s.tokens)
                    for s in cost.scales)
     return cost, sv.Trace(scales)
 

@@ -90,7 +90,8 @@ def test_a_stopped_bench_goes_on_and_reports(tmp_path, models, monkeypatch):
     quality.main([*arguments, "--pictures", "4"])
     assert (tmp_path / "results.jsonl").read_text().startswith(first) and {start for _, start in made} == {2}
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for said in ("How scores are made comparable (normalise, greedy, 4 pictures)", "Neighbourhood of texture (kernel, sampled", "No classifier was given",
+    for said in ("How scores are made comparable (normalise, greedy, 4 pictures)", "Neighbourhood of texture (kernel, sampled",
+                 "No classifier was given",
                  "Pareto front, SSIM against measured time (sampled)"):
         assert said in report
     for chart in ("normalise_sampled.png", "kernel_greedy.png", "pareto_sampled.png"):

@@ -76,7 +76,8 @@ def test_mjhq_is_sorted_by_category(tmp_path, arguments):
     path = tmp_path / "meta_data.json"
     path.write_text(json.dumps({"ab12": {"category": "animals", "prompt": "1"}, "cd34": {"category": "food", "prompt": "3"}}))
     main([str(path), "--out", str(tmp_path / "out"), *arguments])
-    assert sorted(p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png")) == ["animals/ab12.png", "food/cd34.png"]
+    images = tmp_path / "out" / "images"
+    assert sorted(p.relative_to(images).as_posix() for p in images.rglob("*.png")) == ["animals/ab12.png", "food/cd34.png"]
 
 
 def test_classes_are_packed_for_the_fid_evaluator(tmp_path, arguments):
