@@ -75,7 +75,8 @@ def work_together(pool: ThreadPoolExecutor, workers: Sequence[Worker], *argument
 class Stage:
     """One time-boxed training run of `module`.
 
-    minutes: training time in all, over every resumption. rate: learning-rate factor of the progress in 0..1.
+    minutes: training time in all, over every resumption, in processor time per thread: on a machine busy with other work a
+    stage takes longer and ends as well trained. rate: learning-rate factor of the progress in 0..1.
     ema: a second copy of the weights, averaged; it is what later stages and the export use.
     """
 
@@ -122,9 +123,9 @@ class Stage:
     def run(self, step: Callable[[Stage], tuple[Tensor, int, dict[str, float]]]) -> None:
         """Calls step(stage) -> (loss, pictures, numbers to log), which leaves gradients in the module, until the time is spent."""
         saved = logged = time.monotonic()
-        limit = torch.get_num_threads()
+        limit = threads = torch.get_num_threads()
         while self.progress < 1:
-            start = time.monotonic()
+            start = time.process_time()
             factor = self.rate(self.progress) * min(1.0, (self.steps + 1) / self.warmup)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates):
                 group["lr"] = rate * factor
@@ -137,8 +138,8 @@ class Stage:
             self.steps, self.pictures = self.steps + 1, self.pictures + pictures
             for key, value in {"loss": float(loss.detach()), **numbers}.items():
                 self.averages[key] = 0.95 * self.averages.get(key, value) + 0.05 * value
+            self.seconds += (time.process_time() - start) / threads
             now = time.monotonic()
-            self.seconds += now - start
             if now - logged > LOG_SECONDS:
                 logged = now
                 threads = choose_threads(limit) if self.is_threaded else limit
