@@ -17,6 +17,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS, LOG_SECONDS = 60, 10
+SHOW_SECONDS = 240  # of training: on a busy machine drawing must not take the time of the steps
 
 
 def choose_threads(limit: int) -> int:
@@ -94,7 +95,7 @@ class Stage:
     seconds: float = 0.0
     is_threaded: bool = True  # False: the step brings its own workers
     averages: dict[str, float] = field(default_factory=dict)
-    after_save: Callable[[Stage], None] | None = None
+    show: Callable[[Stage], None] | None = None
 
     def __post_init__(self):
         self.ema = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -123,6 +124,7 @@ class Stage:
     def run(self, step: Callable[[Stage], tuple[Tensor, int, dict[str, float]]]) -> None:
         """Calls step(stage) -> (loss, pictures, numbers to log), which leaves gradients in the module, until the time is spent."""
         saved = logged = time.monotonic()
+        shown = self.seconds
         limit = threads = torch.get_num_threads()
         while self.progress < 1:
             start = time.process_time()
@@ -148,8 +150,9 @@ class Stage:
             if now - saved > SAVE_SECONDS:
                 saved = now
                 self.save()
-                if self.after_save:
-                    self.after_save(self)
+            if self.show and self.seconds - shown > SHOW_SECONDS:
+                shown = self.seconds
+                self.show(self)
         torch.set_num_threads(limit)
         self.save()
 

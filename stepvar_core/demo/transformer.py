@@ -165,7 +165,7 @@ def train(work: Path, artwork: Artwork, vae: VQVAE, minutes: float, seed: int = 
     optimizer = torch.optim.AdamW([{"params": groups[False], "weight_decay": 0.03}, {"params": groups[True], "weight_decay": 0.0}],
                                   lr=1e-3, betas=(0.9, 0.95))
     stage = Stage("var", work, teacher, optimizer, minutes, rate=hold_then_linear, clip=2.0, ema_decay=0.997, is_threaded=False,
-                  after_save=lambda s: _look(s, artwork, vae))
+                  show=lambda s: _look(s, artwork, vae))
     workers = [PrefixWorker(stage, artwork, vae, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
     generator = torch.Generator().manual_seed(seed + stage.steps)
 
@@ -198,8 +198,6 @@ def generate(model: VAR, vae: VQVAE, labels, **options) -> Tensor:
 
 
 def _look(stage: Stage, artwork: Artwork, vae: VQVAE) -> None:
-    if int(stage.seconds / 60) % 4:
-        return  # drawing costs seconds
     model = restored(weights(stage), len(artwork.labels))
     x = generate(model, vae, list(range(0, len(artwork.labels), 2)) * 2, cfg=2.0, top_k=50, top_p=0.9, temperature=0.9, seed=4)
     save_sheet(stage.work / "var_sheet.png", x, columns=11, zoom=2)

@@ -176,7 +176,7 @@ def train(work: Path, artwork: Artwork, minutes: float, seed: int = 1) -> Stage:
     vae = VQVAE(SMALL)
     nn.init.normal_(vae.quantize.embedding.weight, std=0.2)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    stage = Stage("vae", work, vae, optimizer, minutes, clip=1.0, is_threaded=False, after_save=lambda s: _look(s, artwork))
+    stage = Stage("vae", work, vae, optimizer, minutes, clip=1.0, is_threaded=False, show=lambda s: _look(s, artwork))
     workers = [VAEWorker(stage, artwork, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
     codebook = Codebook(vae, optimizer)
 
@@ -294,7 +294,7 @@ def train_decoder(work: Path, artwork: Artwork, small_state: dict[str, Tensor], 
     module = nn.ModuleDict({"decoder": tuned.decoder, "post_quant_conv": tuned.post_quant_conv}).requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=8e-4, betas=(0.9, 0.99), weight_decay=1e-4)
     stage = Stage("decoder", work, module, optimizer, minutes, rate=hold_then_linear, ema_decay=0.998, is_threaded=False,
-                  after_save=lambda s: _look_decoder(s, artwork, small))
+                  show=lambda s: _look_decoder(s, artwork, small))
     workers = [DecoderWorker(stage, artwork, small, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
 
     def step(stage: Stage):
@@ -308,8 +308,6 @@ def train_decoder(work: Path, artwork: Artwork, small_state: dict[str, Tensor], 
 
 @torch.inference_mode()
 def _look_decoder(stage: Stage, artwork: Artwork, small: VQVAE) -> None:
-    if int(stage.seconds / 60) % 4:
-        return  # drawing costs seconds
     x = next(endless(artwork, 22, 99, 0.5))[0]
     decoder = copy.deepcopy(stage.module)
     decoder.load_state_dict(stage.ema)
