@@ -292,7 +292,7 @@ def train_decoder(work: Path, artwork: Artwork, small_state: dict[str, Tensor], 
     small, tuned = restored(small_state, SMALL), VQVAE(CONFIG)
     tuned.load_state_dict(grown(small_state))
     module = nn.ModuleDict({"decoder": tuned.decoder, "post_quant_conv": tuned.post_quant_conv}).requires_grad_(True)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=8e-4, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=4e-4, betas=(0.9, 0.99), weight_decay=1e-4)
     stage = Stage("decoder", work, module, optimizer, minutes, rate=hold_then_linear, ema_decay=0.998, is_threaded=False,
                   show=lambda s: _look_decoder(s, artwork, small))
     workers = [DecoderWorker(stage, artwork, small, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
