@@ -23,8 +23,9 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-IMAGE_SIZE = 64
-SPRITE_SIZE = 128  # twice the picture: sprites are drawn at this size and averaged down
+IMAGE_SIZE = 128
+SPRITE_SIZE = 256  # twice the picture: sprites are drawn at this size and averaged down
+TEXTURED = 0.3  # share of backgrounds with stripes, dots or checkers
 
 # name@version -> sha512 of the tarball: a changed package must not silently change the model or its licence
 PACKAGES = {
@@ -136,9 +137,16 @@ def hsv_to_rgb(h_N: Tensor, s_N: Tensor, v_N: Tensor) -> Tensor:
     return v_N[:, None] * (1 - s_N[:, None] * torch.minimum(k_N3, 4 - k_N3).clamp(0, 1))
 
 
-def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, textured: float = 0.25) -> Tensor:
-    """Two-colour gradients (n, 3, size, size) in 0..1, linear or radial; a `textured` share with stripes, dots or checkers."""
+def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, textured: float = TEXTURED, avoid_N3: Tensor | None = None) -> Tensor:
+    """Two-colour gradients (n, 3, size, size) in 0..1, linear or radial; a `textured` share with stripes, dots or checkers.
+
+    avoid_N3: colours to stay away from; of three hues the one that differs most is taken.
+    """
     hue = uniform(n, 0, 1, generator)
+    if avoid_N3 is not None:
+        hues_3N = torch.stack([hue, *(uniform(n, 0, 1, generator) for _ in range(2))])
+        colours_3NC = torch.stack([hsv_to_rgb(h, torch.full((n,), 0.4), torch.full((n,), 0.8)) for h in hues_3N])
+        hue = hues_3N.gather(0, (colours_3NC - avoid_N3).square().sum(2).argmax(0)[None])[0]
     colours = [hsv_to_rgb(hue + uniform(n, -0.1, 0.1, generator) * i, uniform(n, 0.15, 0.65, generator),
                           uniform(n, 0.6, 1.0, generator)) for i in (0, 1)]
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
@@ -160,7 +168,7 @@ def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, text
 def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, size: int = IMAGE_SIZE, variety: float = 1.0) -> Tensor:
     """Pictures (B, 3, size, size) in -1..1: each sprite turned, moved and scaled a little, over a shadow and a background.
 
-    variety: how far it is turned, moved and scaled, and how often the background is textured; 1 = fully, 0 = never.
+    sprites_N4HW: twice as large as the pictures. variety: how far they are turned, moved and scaled; 1 = fully, 0 = never.
     """
     n = len(ids_B)
     zoom = 0.94 + variety * uniform(n, -0.1, 0.1, generator)
@@ -174,18 +182,21 @@ def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, siz
     # moved by padding: rolling would leave a bar at the opposite edge
     drop = size // 20
     shadow = F.pad(alpha, (0, 0, drop, 0))[:, :, :size]
+    blur = size // 18
     for _ in range(2):
-        shadow = F.avg_pool2d(shadow, 7, stride=1, padding=3, count_include_pad=True)
-    picture = backgrounds(n, generator, size, 0.25 * variety) * (1 - 0.35 * shadow)
+        shadow = F.avg_pool2d(shadow, 2 * blur + 1, stride=1, padding=blur, count_include_pad=True)
+    colour_N3 = layer[:, :3].sum((2, 3)) / alpha.sum((2, 3)).clamp(min=1)  # an object must not sink into its own colour
+    picture = backgrounds(n, generator, size, avoid_N3=colour_N3) * (1 - 0.35 * shadow)
     return (layer[:, :3] + picture * (1 - alpha)).clamp(0, 1) * 2 - 1
 
 
-def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0):
+def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0, size: int = IMAGE_SIZE):
     """Yields (pictures, class ids) for ever; every class once before any class twice."""
+    sprites_N4HW = F.avg_pool2d(artwork.sprites_N4HW, SPRITE_SIZE // (2 * size))
     generator = torch.Generator().manual_seed(seed)
     queue = torch.empty(0, dtype=torch.int64)
     while True:
         while len(queue) < batch:
             queue = torch.cat([queue, torch.randperm(len(artwork.labels), generator=generator)])
         ids, queue = queue[:batch], queue[batch:]
-        yield compose(artwork.sprites_N4HW, ids, generator, variety=variety), ids
+        yield compose(sprites_N4HW, ids, generator, size, variety), ids

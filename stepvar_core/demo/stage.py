@@ -17,6 +17,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS, LOG_SECONDS = 60, 10
+SHOW_SECONDS = 240  # of training: on a busy machine drawing must not take the time of the steps
 
 
 def choose_threads(limit: int) -> int:
@@ -75,7 +76,8 @@ def work_together(pool: ThreadPoolExecutor, workers: Sequence[Worker], *argument
 class Stage:
     """One time-boxed training run of `module`.
 
-    minutes: training time in all, over every resumption. rate: learning-rate factor of the progress in 0..1.
+    minutes: training time in all, over every resumption, in processor time per thread: on a machine busy with other work a
+    stage takes longer and ends as well trained. rate: learning-rate factor of the progress in 0..1.
     ema: a second copy of the weights, averaged; it is what later stages and the export use.
     """
 
@@ -93,7 +95,7 @@ class Stage:
     seconds: float = 0.0
     is_threaded: bool = True  # False: the step brings its own workers
     averages: dict[str, float] = field(default_factory=dict)
-    after_save: Callable[[Stage], None] | None = None
+    show: Callable[[Stage], None] | None = None
 
     def __post_init__(self):
         self.ema = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -122,9 +124,10 @@ class Stage:
     def run(self, step: Callable[[Stage], tuple[Tensor, int, dict[str, float]]]) -> None:
         """Calls step(stage) -> (loss, pictures, numbers to log), which leaves gradients in the module, until the time is spent."""
         saved = logged = time.monotonic()
-        limit = torch.get_num_threads()
+        shown = self.seconds
+        limit = threads = torch.get_num_threads()
         while self.progress < 1:
-            start = time.monotonic()
+            start = time.process_time()
             factor = self.rate(self.progress) * min(1.0, (self.steps + 1) / self.warmup)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates):
                 group["lr"] = rate * factor
@@ -137,8 +140,8 @@ class Stage:
             self.steps, self.pictures = self.steps + 1, self.pictures + pictures
             for key, value in {"loss": float(loss.detach()), **numbers}.items():
                 self.averages[key] = 0.95 * self.averages.get(key, value) + 0.05 * value
+            self.seconds += (time.process_time() - start) / threads
             now = time.monotonic()
-            self.seconds += now - start
             if now - logged > LOG_SECONDS:
                 logged = now
                 threads = choose_threads(limit) if self.is_threaded else limit
@@ -147,8 +150,9 @@ class Stage:
             if now - saved > SAVE_SECONDS:
                 saved = now
                 self.save()
-                if self.after_save:
-                    self.after_save(self)
+            if self.show and self.seconds - shown > SHOW_SECONDS:
+                shown = self.seconds
+                self.show(self)
         torch.set_num_threads(limit)
         self.save()
 

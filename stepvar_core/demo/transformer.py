@@ -20,16 +20,17 @@ from .data import Artwork, endless
 from .sheet import save_sheet
 from .stage import Stage, Worker, hold_then_linear, work_together
 from .vae import CONFIG as VAE_CONFIG
+from .vae import SMALL_SIZE, near, slips
 
 log = logging.getLogger(__name__)
 
 DEPTH, WIDTH, HEADS = 6, 192, 6
 DROP_CLASS = 0.1
-NOISY, NOISE, NEIGHBOURS = 0.6, 0.2, 5
+NOISY, NOISE = 0.6, 0.2
 # scales of the prefix: (batch of a worker, share of the steps early, late). The first scales decide what the picture shows and cost
 # a fraction of the whole; what ships predicts all ten, so whole pictures lead at the end
-MENU = {7: (16, 0.3, 0.0), 8: (10, 0.35, 0.35), 10: (5, 0.35, 0.65)}
-WHOLE_FROM = 0.7
+MENU = {7: (16, 0.3, 0.0), 8: (10, 0.35, 0.2), 10: (5, 0.35, 0.8)}
+WHOLE_FROM = 0.4
 VARIETY = 0.5  # of the poses the VAE has seen: a class needs fewer visits before it can be told at a glance
 
 
@@ -99,22 +100,18 @@ def tokens(vae: VQVAE, x_B3HW: Tensor, schedule: ScaleSchedule, generator: torch
     targets see the error and learn to repair it (Infinity's self-correction, there on bits).
     """
     with amp.autocast("cpu", torch.bfloat16):
-        f = vae.quant_conv(vae.encoder(x_B3HW.contiguous(memory_format=torch.channels_last)))
+        f = vae.quant_conv(vae.encoder(x_B3HW))
     f, quantizer = f.float(), vae.quantize
     full = ScaleSchedule.square(VAE_CONFIG.patch_nums)
     codes_VC = quantizer.embedding.weight
-    chance_B = torch.rand(len(f), generator=generator) * NOISE * (torch.rand(len(f), generator=generator) < noisy)
+    pick = slips(len(f), generator, NOISE, noisy)
     f_hat, inputs, ids = torch.zeros_like(f), [], []
     for step in full.passes[:len(schedule)]:
         side = (step.scale.h, step.scale.w)
         z = F.interpolate(f - f_hat, size=side, mode="area") if step.scale != full.final else f - f_hat
-        z_NC = rearrange(z, "b c h w -> (b h w) c")
-        near_NK = (codes_VC.square().sum(1) - 2 * z_NC @ codes_VC.T).topk(NEIGHBOURS + 1, dim=1, largest=False).indices
-        near_BLK = near_NK.view(len(f), -1, NEIGHBOURS + 1)
-        ids.append(near_BLK[..., 0])
-        wrong = torch.rand(ids[-1].shape, generator=generator) < chance_B[:, None]
-        other = torch.randint(1, NEIGHBOURS + 1, ids[-1].shape, generator=generator)
-        used = near_BLK.gather(2, (other * wrong)[..., None])[..., 0]
+        near_NK = near(codes_VC, rearrange(z, "b c h w -> (b h w) c"))
+        ids.append(near_NK[:, 0].view(len(f), -1))
+        used = pick(near_NK).view(len(f), -1)
         f_hat = f_hat + quantizer.contribution(quantizer.lookup(used, step.scale), step, full)
         if step.index + 1 < len(schedule):
             following = schedule.scales[step.index + 1]
@@ -136,7 +133,7 @@ class PrefixWorker(Worker):
     def __init__(self, stage: Stage, artwork: Artwork, vae: VQVAE, seed: int):
         super().__init__(stage)
         self.vae, self.classes = vae, len(artwork.labels)
-        self.streams = {n: endless(artwork, batch, seed + n, VARIETY) for n, (batch, _, _) in MENU.items()}
+        self.streams = {n: endless(artwork, batch, seed + n, VARIETY, SMALL_SIZE) for n, (batch, _, _) in MENU.items()}
         self.generator = torch.Generator().manual_seed(seed)
 
     def gradients(self, scales: int):
@@ -168,7 +165,7 @@ def train(work: Path, artwork: Artwork, vae: VQVAE, minutes: float, seed: int = 
     optimizer = torch.optim.AdamW([{"params": groups[False], "weight_decay": 0.03}, {"params": groups[True], "weight_decay": 0.0}],
                                   lr=1e-3, betas=(0.9, 0.95))
     stage = Stage("var", work, teacher, optimizer, minutes, rate=hold_then_linear, clip=2.0, ema_decay=0.997, is_threaded=False,
-                  after_save=lambda s: _look(s, artwork, vae))
+                  show=lambda s: _look(s, artwork, vae))
     workers = [PrefixWorker(stage, artwork, vae, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
     generator = torch.Generator().manual_seed(seed + stage.steps)
 
@@ -201,8 +198,6 @@ def generate(model: VAR, vae: VQVAE, labels, **options) -> Tensor:
 
 
 def _look(stage: Stage, artwork: Artwork, vae: VQVAE) -> None:
-    if int(stage.seconds / 60) % 4:
-        return  # drawing costs seconds
     model = restored(weights(stage), len(artwork.labels))
     x = generate(model, vae, list(range(0, len(artwork.labels), 2)) * 2, cfg=2.0, top_k=50, top_p=0.9, temperature=0.9, seed=4)
-    save_sheet(stage.work / "var_sheet.png", x, columns=11)
+    save_sheet(stage.work / "var_sheet.png", x, columns=11, zoom=2)

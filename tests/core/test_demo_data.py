@@ -13,7 +13,7 @@ from stepvar_core.demo import MODEL_FILE, VAE_FILE, data, transformer, vae
 from stepvar_core.quantizer import MultiScaleQuantizer
 from stepvar_core.schedule import ScaleSchedule
 
-LIMIT_BYTES = {VAE_FILE: 8_000_000, MODEL_FILE: 16_000_000}
+LIMIT_BYTES = {VAE_FILE: 10_000_000, MODEL_FILE: 20_000_000}
 
 
 @pytest.fixture(params=[VAE_FILE, MODEL_FILE], ids=lambda p: p.stem)
@@ -53,7 +53,7 @@ def test_pictures_fill_their_range_and_repeat_with_the_seed(batch, size, seed):
 def test_the_object_covers_the_middle_and_not_the_corners():
     x = data.compose(sprites(), torch.zeros(32, dtype=torch.int64), rng(0))
     red = torch.tensor([1.0, -1.0, -1.0])
-    assert torch.allclose(x[:, :, 32, 32], red.expand(32, 3), atol=0.02)
+    assert torch.allclose(x[:, :, data.IMAGE_SIZE // 2, data.IMAGE_SIZE // 2], red.expand(32, 3), atol=0.02)
     assert ((x[:, :, 0, 0] - red).abs().sum(1) > 0.3).float().mean() > 0.9
 
 
@@ -63,6 +63,21 @@ def test_backgrounds_are_coloured_and_bounded(seed):
     x = data.backgrounds(4, rng(seed))
     assert x.shape == (4, 3, data.IMAGE_SIZE, data.IMAGE_SIZE) and x.min() >= 0 and x.max() <= 1
     assert (x.amax(1) - x.amin(1)).mean() > 0.03, "grey backgrounds teach a grey model"
+
+
+def test_backgrounds_keep_away_from_the_colour_of_the_object():
+    red = torch.tensor([[1.0, 0.1, 0.1]]).expand(400, 3)
+    near, far = (((data.backgrounds(400, rng(1), 16, 0.0, avoid).mean((2, 3)) - red).norm(dim=1)).mean() for avoid in (None, red))
+    assert far > near + 0.05
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_both_sizes_show_the_same_pictures(size):
+    artwork = data.Artwork(sprites(2), [{"name": "a"}, {"name": "b"}])
+    x, ids = next(data.endless(artwork, 2, seed=3, size=size))
+    reference, same_ids = next(data.endless(artwork, 2, seed=3, size=64))
+    assert x.shape[2:] == (size, size) and torch.equal(ids, same_ids)
+    assert (torch.nn.functional.avg_pool2d(x, size // 64) - reference).abs().mean() < 0.02
 
 
 def test_hsv_of_the_pure_colours():
@@ -92,6 +107,30 @@ def test_the_training_cascade_finds_the_codes_inference_finds():
         codes = quantizer.encode(f, schedule)
     assert all(torch.equal(a, b) for a, b in zip(ids, codes)) and loss > 0
     assert torch.allclose(f_hat, quantizer.decode_codes(codes, schedule), atol=1e-5)
+
+
+def test_slips_stay_near_and_only_where_asked():
+    torch.manual_seed(0)
+    codes, z = torch.randn(32, 4), torch.randn(40, 4)
+    near = vae.near(codes, z)
+    assert torch.equal(near[:, 0], vae.nearest(codes, z))
+    assert torch.equal(vae.slips(4, rng(0), chance=1.0, share=0.0)(near), near[:, 0])
+    found = vae.slips(4, rng(0), chance=1.0, share=1.0)(near)
+    assert (found[:, None] == near).any(1).all() and (found != near[:, 0]).any()
+
+
+def test_a_grown_vae_starts_as_the_small_one_with_doubled_pixels():
+    torch.manual_seed(0)
+    small, large = vae.VQVAE(vae.SMALL), vae.VQVAE(vae.CONFIG)
+    large.load_state_dict(vae.grown(small.state_dict()))
+    x = data.compose(sprites(), torch.zeros(2, dtype=torch.int64), rng(4), size=64)
+    with torch.no_grad():
+        # where pixels come in equal squares, the row and column the new convolutions cannot reach equals the next one
+        f, grown_f = small.encoder(x), large.encoder(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        assert torch.allclose(f, grown_f, atol=1e-3)
+        small.decoder.conv_out = large.decoder.conv_out = torch.nn.Identity()  # it alone sees that pixels are smaller
+        y, grown_y = (m.decoder(m.post_quant_conv(f)) for m in (small, large))
+    assert torch.allclose(y.repeat_interleave(2, 2).repeat_interleave(2, 3), grown_y, atol=1e-4)
 
 
 @pytest.mark.parametrize("scales", [7, 8, 10])
