@@ -41,12 +41,14 @@ globalThis.__tools = {
     stock: [...node.widgets.map((w) => w.name).filter((name) => name.startsWith("$$")),
       ...[...document.querySelectorAll(`[data-node-id="${node.id}"] img`)].filter((i) => !i.closest(".stepvar") && i.offsetParent).map((i) => i.src)] }),
   output: (id) => JSON.parse(JSON.stringify(app.nodeOutputs[id] ?? null)),
-  // follows one run: how often each overlay was drawn anew while it ran, and the messages that came
-  watch: (ids) => {
+  // follows one run: how often each overlay was drawn anew while it ran, and the messages that came; `reached` = what to do at the nth drawing
+  watch: (ids, reached = {}) => {
     const seen = globalThis.__seen = { ending: null, messages: [], drawn: Object.fromEntries(ids.map((id) => [id, []])) };
     for (const id of ids) {
       const element = __tools.part(__tools.node(id));
-      new MutationObserver(() => { const d = `${element.dataset.phase} ${element.dataset.done}`; if (seen.drawn[id].at(-1) !== d) seen.drawn[id].push(d); })
+      new MutationObserver(() => { const d = `${element.dataset.phase} ${element.dataset.done}`; if (seen.drawn[id].at(-1) === d) return;
+          seen.drawn[id].push(d);
+          reached[seen.drawn[id].length]?.(); })
         .observe(element, { attributes: true });
     }
     app.api.addEventListener("stepvar.scale", ({ detail }) => seen.messages.push(detail));
@@ -113,8 +115,8 @@ def seen(request, frontend):
         node["widgets_values"][0] = fresh
     add(do(TOOLS), do(f"__tools.mark({SAMPLER}, 'sampler'); __tools.mark({OVERLAY}, 'overlay')"))
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="empty")
-    add({"shoot": "empty"}, do(f"__tools.watch([{SAMPLER}]); await app.queuePrompt(0)"),
-        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"}, {"shoot": "running"}, do(f"__seen.midway = __tools.state(__tools.node({SAMPLER}))"), {"until": "__seen.ending"}, {"wait": 1500}, {"shoot": "done"})
+    add({"shoot": "empty"}, do(f"__tools.watch([{SAMPLER}], {{ 5: () => {{ __seen.midway = __tools.state(__tools.node({SAMPLER})); }} }}); await app.queuePrompt(0)"),
+        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"}, {"shoot": "running"}, {"until": "__seen.ending"}, {"wait": 1500}, {"shoot": "done"})
     add(do("return __seen"), name="run")
     add(do(f"return [__tools.output({SAMPLER}), __tools.output({OVERLAY})]"), name="outputs")
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="sampler")
@@ -177,10 +179,11 @@ def seen(request, frontend):
         do("return { ...__seen, inner: __inner, drawn: __seen.drawn[__inner], state: __tools.state(__tools.node(__inner)) }"), name="subgraph")
     jobs = [{"name": "overlay", "workflow": graph, "steps": steps}]
 
-    stopped: list[dict] = [do(TOOLS), do(f"__tools.seed({SAMPLER}, {fresh} + 2); __tools.watch([{SAMPLER}]); await app.queuePrompt(0)"),
-                           {"until": f"__seen.drawn[{SAMPLER}].length >= 4"}, do("await app.api.interrupt()"), {"until": "__seen.ending"}, {"wait": 600},
+    stopped: list[dict] = [do(TOOLS), do(f"__tools.seed({SAMPLER}, {fresh} + 2); __tools.watch([{SAMPLER}], {{ 4: () => app.api.interrupt() }}); await app.queuePrompt(0)"),
+                           {"until": "__seen.ending"}, {"wait": 600},
                            do(f"return {{ ending: __seen.ending, ...__tools.state(__tools.node({SAMPLER})) }}"), {"shoot": "stopped"}]
-    jobs.append({"name": "overlay stopped", "workflow": graph, "steps": stopped})
+    large = {**workflow("StepVAR_overlay_and_report", batch=32), "id": graph["id"]}  # seconds, so that a run can be stopped within
+    jobs.append({"name": "overlay stopped", "workflow": large, "steps": stopped})
 
     look = f"""const part = __tools.part(__tools.node({COMPARE})), text = (css) => part.querySelector(css)?.textContent;
         return {{ ...part.dataset, figures: [...part.querySelectorAll(".stepvar-figures b")].map((b) => b.textContent), verdict: text(".stepvar-verdict"),
