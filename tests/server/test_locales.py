@@ -1,6 +1,7 @@
 """Translations name every input and output of every node, and nothing that is gone."""
 
 import json
+import re
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_the_server_hands_translations_out(comfy):
 
 
 def test_every_node_explains_itself(comfy):
-    """A tooltip on every input and output, a description, a help page."""
+    """A tooltip on every input and output, a description, a help page with a picture."""
     for name, info in comfy.object_info().items():
         if info["python_module"] != f"custom_nodes.{launch.PACK_NAME}":
             continue
@@ -42,4 +43,7 @@ def test_every_node_explains_itself(comfy):
             for key, spec in info["input"].get(group, {}).items():
                 assert spec[1].get("tooltip"), f"{name}.{key}"
         assert all(info["output_tooltips"]), name
-        assert (launch.ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {info['display_name']}\n"), name
+        page = (launch.ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {info['display_name']}\n"), name
+        pictures = re.findall(r"!\[.+?\]\((.+?)\)", page)
+        assert pictures and all((launch.ROOT / "web" / "docs" / picture).is_file() for picture in pictures), name
