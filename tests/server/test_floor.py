@@ -8,6 +8,7 @@ from test_workflows import *  # noqa: F403
 import launch
 
 pytestmark = pytest.mark.server
+del test_two_models_taking_turns_for_fifty_prompts_leave_memory_flat  # noqa: F821 - a minute, and nothing of it hangs on the version
 
 
 @pytest.fixture(scope="module")
