@@ -38,8 +38,6 @@ BUNDLED = "demo (bundled)"
 DEMO = Path(__file__).parent.parent / "stepvar_core" / "demo"
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3fn": torch.float8_e4m3fn}
 COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
-# families with nodes for their conditions; the core runs more of them (stepvar_core.load_model)
-FAMILIES = ("var", "infinity")
 # the VAE a family's model belongs with, by the channels of its latent; the last name is the public one
 VAE_NAMES = {
     "var": {32: ("vae_ch160v4096z32",)},
@@ -107,9 +105,6 @@ def load_model(name: str, weight_dtype: str):
     """Patcher around the transformer of that name, in the dtypes the host would choose."""
     checkpoint = read_checkpoint(resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
     family = detect(checkpoint, MODELS, "a next-scale transformer")
-    if family.name not in FAMILIES:
-        raise CheckpointMismatch(f"{checkpoint.name} is {family.what}; the nodes run {', '.join(FAMILIES)} models so far.",
-                                 "Use stepvar_core from Python for this family (see README), or choose a VAR file.")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(family, checkpoint, ops=comfy.ops.pick_operations(stored, compute, load_device=device), dtype=stored, device=offload)
@@ -145,7 +140,7 @@ def load_vae(name: str, model, model_name: str):
     keys = ("vae", FOLDER)
     if name == "auto":
         known = sorted({n for key in keys for n in folder_paths.get_filename_list(key)})
-        wanted = VAE_NAMES[model.family].get(model.config.code_dim, ())
+        wanted = VAE_NAMES.get(model.family, {}).get(model.config.code_dim, ())
         name = BUNDLED if model_name == BUNDLED else next(
             (n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
         if name is None:
