@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny_models import SCHEDULE, seeded, tiny_vae, tiny_var
+from tiny_models import SCHEDULE, tiny_infinity, tiny_vae, tiny_var
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepvar_core as sv
 from stepvar_core.bitwise_quantizer import BitwiseQuantizer
-from stepvar_core.models.infinity import Infinity, InfinityConfig
+from stepvar_core.models.infinity import Infinity
 from stepvar_core.sampler import prepare, scale_steps
 from stepvar_core.token_sampling import Streams
 from tests.bench.naive import naive_steps
@@ -20,10 +20,8 @@ POLICIES = {"dense": None, "sparse": sv.StepVAR((0.6, 0.5)), "anchor": sv.StepVA
 
 
 def infinity() -> Infinity:
-    model = Infinity(InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4, text_dim=8, text_maxlen=12, pool_heads=2, chunk=3))
-    model = seeded(model, 11)
+    model = tiny_infinity()
     model.head.weight *= 0.02  # undecided bits: else all are settled before any number is drawn
-    model.head.bias.zero_()
     return model
 
 

@@ -18,6 +18,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import websocket
 from PIL import Image
 
@@ -264,6 +265,29 @@ class Client:
         """The pictures a run saved or showed, of one node or of all in the order of their ids."""
         chosen = [run.outputs[node_id]] if node_id else [run.outputs[key] for key in sorted(run.outputs, key=_order)]
         return [Image.open(io.BytesIO(self.view(image))) for output in chosen for image in output.get("images", [])]
+
+
+def pixels(pictures) -> np.ndarray:
+    """Pictures of one size as (B, H, W, 3) int64, so that differences do not wrap."""
+    return np.stack([np.asarray(p.convert("RGB"), dtype=np.int64) for p in pictures])
+
+
+def error_of(comfy: Client, graph) -> str:
+    """The message in the error box of a run that must fail."""
+    run = comfy.attempt(graph)
+    assert run.status == "error", f"the run ended as {run.status}"
+    return run.error.message
+
+
+def opens_nothing(comfy: Client, graph: dict, node_id: str, name: str) -> None:
+    """A path in place of a listed file is refused: by newer hosts before the run, on older ones by the node."""
+    graph[node_id]["inputs"][name] = "../../../etc/passwd"
+    try:
+        run = comfy.attempt(graph)
+    except PromptRefused as refusal:
+        assert name in refusal.text
+    else:
+        assert run.status == "error" and "There is no ../../../etc/passwd" in run.error.message
 
 
 def _order(node_id: str) -> list[int]:
