@@ -133,10 +133,14 @@ def lowest_texture(x_BLC: Tensor, context: ScoreContext) -> Scores:
 def update(x_BLC: Tensor, context: ScoreContext) -> Scores:
     """Update index: energy the last pass that ran added to f_hat at each place (DESIGN 2.6). What still moves there will move here.
 
-    Where nothing ran before, texture stands in.
+    Where nothing ran before, texture stands in. Energies are compared to 2^-14 of the picture's largest: over flat regions many
+    places move alike, and rounding, which differs between batch sizes and devices, must not rank them.
     """
-    energy = context.update()
-    return texture_only(x_BLC, context) if energy is None else Scores(energy)
+    energy_BL = context.update()
+    if energy_BL is None:
+        return texture_only(x_BLC, context)
+    step = (energy_BL.amax(1, keepdim=True) * 2 ** -14).clamp_min(torch.finfo(energy_BL.dtype).tiny)
+    return Scores((energy_BL / step).round() * step)
 
 
 def update_energy(change: Tensor, scale: Scale) -> Tensor:
