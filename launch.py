@@ -364,6 +364,9 @@ class Server:
     def start(self) -> Server:
         for name in ("custom_nodes", "models", "input", "output", "temp", "user/default/workflows"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
+        for picture in (self.comfyui / "input").glob("*.png"):  # Load Image's first choice on every installation
+            if not (self.base / "input" / picture.name).exists():
+                shutil.copy(picture, self.base / "input")
         for name, source in self.packs.items():
             link_folder(source, self.base / "custom_nodes" / name)
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}

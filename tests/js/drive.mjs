@@ -121,7 +121,7 @@ async function queue(page) {
  * (its middle is 0.5, 0.5; beyond it is allowed), so that a test never counts pixels.
  *
  *   { "drag": place, "to": place, "hold": ["Shift"] }     press, move in steps, release
- *   { "click": place, "times": 2 }   { "hover": place }   { "press": "ArrowUp", "times": 3 }   { "type": "text" }
+ *   { "click": place, "times": 2, "button": "right" }   { "hover": place }   { "press": "ArrowUp", "times": 3 }   { "type": "text" }
  *   { "focus": "css selector" }      { "evaluate": "body" }   { "wait": milliseconds }
  *   { "until": "expression" }        waits for it to become true
  *   { "reload": true }               the page anew, as after F5
@@ -144,7 +144,7 @@ async function act(page, step, shoot) {
     await page.mouse.up();
     for (const key of step.hold ?? []) await page.keyboard.up(key);
   } else if ("click" in step) {
-    await page.mouse.click(...(await place(step.click)), { clickCount: step.times ?? 1 });
+    await page.mouse.click(...(await place(step.click)), { clickCount: step.times ?? 1, button: step.button ?? "left" });
   } else if ("hover" in step) {
     await page.mouse.move(...(await place(step.hover)));
   } else if ("press" in step) {
@@ -228,6 +228,7 @@ try {
   const [width, height] = task.size ?? [1600, 1000];
   browser = await chromium.launchPersistentContext(profile, {
     executablePath: task.chromium, headless: true, viewport: { width, height }, deviceScaleFactor: task.pixelRatio ?? 1,
+    permissions: ["clipboard-read", "clipboard-write"],
     // No sandbox: it does not start as root. No /dev/shm: containers give it 64 MB.
     args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
       "--disable-component-update", "--no-first-run"],
