@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..stepvar_core.cost import estimate
-from ..stepvar_core.pruning.auto import QUALITY, SECONDS, choose_ratios, probe, quality_goal
+from ..stepvar_core.pruning.auto import Auto
 from ..stepvar_core.pruning.presets import apply_preset
 from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
 from . import bridge
@@ -65,12 +62,8 @@ class VARSampler(io.ComfyNode):
         if getattr(policy, "protect", None) is not None:
             check_mask(policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects")
         strength = None if cfg < 0 else cfg
-        goal, value = model.auto
-        if goal == QUALITY:
-            policy = quality_goal(network, given.schedule, policy, value)
-        elif goal == SECONDS:
-            policy = replace(policy, ratios=())  # what memory must suffice for; the ratios follow when the model is loaded
-        device = bridge.load_for_sampling(model, estimate(network, given.schedule, policy, strength, given.batch).peak_bytes)
+        auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
+        device = bridge.load_for_sampling(model, auto.cost().peak_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None
         condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
@@ -78,24 +71,15 @@ class VARSampler(io.ComfyNode):
             seed=seed, rows=given.rows, cfg=strength, temperature=None if temperature < 0 else temperature, top_k=None if top_k < 0 else top_k,
             top_p=None if top_p < 0 else top_p, device=device, heartbeat=bridge.management.throw_exception_if_processing_interrupted)
 
-        def cost_of(tried):
-            return estimate(network, given.schedule, tried, strength, given.batch)
-
-        key = (str(device), str(network.dtype), given.batch)
-        if goal == SECONDS:
-            if model.timings.rate(key) is None:
-                probe(lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace, cost_of, given.schedule, policy,
-                      model.timings, key)
-            policy = replace(policy, ratios=choose_ratios(network, given.schedule, goal, value, policy, strength, given.batch,
-                                                          model.timings.rate(key)))
+        timed_as = (str(device), str(network.dtype), given.batch)
+        policy = auto.choose(timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace)
         job = prepare(
             network, model.vae.codec, condition, pruning=policy, start_at_scale=start_at_scale,
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
             end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, **drawing)
         progress = bridge.Progress(model, cls.hidden, job)
         result = finish(job, watched(scale_steps(job), progress))
-        if goal != QUALITY:  # its plans were made on the way
-            model.timings.add(key, cost_of(policy), result.trace)
+        auto.learn(timed_as, result.trace)
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
         seen = [] if progress.last is None else temporary(progress.last, cls)
         return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})

@@ -289,3 +289,35 @@ def choose_ratios(model, schedule: ScaleSchedule, goal: str, value: float, polic
         middle = (low + high) // 2
         low, high = (low, middle) if seconds(middle / STEPS) <= value else (middle, high)
     return ladder_ratios(high / STEPS)[:len(schedule)]
+
+
+class Auto:
+    """The goal a user set, for one run. `policy` may run whatever is chosen later: memory is planned for it.
+
+    timings: this machine's, which learn() adds to whatever the goal, so that a later goal in seconds needs no probe.
+    """
+
+    def __init__(self, goal: str, value: float, timings: Timings, model, schedule: ScaleSchedule, policy, cfg=None, batch: int = 1):
+        self.goal, self.value, self.timings = goal, value, timings
+        self.model, self.schedule, self.cfg, self.batch = model, schedule, cfg, batch
+        if goal == QUALITY:
+            policy = quality_goal(model, schedule, policy, value)
+        elif goal == SECONDS:
+            policy = replace(policy, ratios=())
+        self.policy = policy
+
+    def cost(self, policy=None) -> Estimate:
+        return estimate(self.model, self.schedule, self.policy if policy is None else policy, self.cfg, self.batch)
+
+    def choose(self, key: tuple, run: Callable[[StepVAR], Trace]):
+        """The policy to run, now that the model is loaded. run(policy) -> Trace is called where seconds were never timed for this key."""
+        if self.goal == SECONDS:
+            if self.timings.rate(key) is None:
+                probe(run, self.cost, self.schedule, self.policy, self.timings, key)
+            ratios = choose_ratios(self.model, self.schedule, self.goal, self.value, self.policy, self.cfg, self.batch, self.timings.rate(key))
+            self.policy = replace(self.policy, ratios=ratios)
+        return self.policy
+
+    def learn(self, key: tuple, trace: Trace) -> None:
+        if self.goal != QUALITY:  # there the run itself planned its ratios
+            self.timings.add(key, self.cost(), trace)
