@@ -68,9 +68,13 @@ def train_classifier(work: Path, artwork: Artwork, minutes: float, seed: int = 7
     return judge.requires_grad_(False).train(False)
 
 
+def nine_crops(x_B3HW: Tensor) -> list[Tensor]:
+    return [x_B3HW[:, :, top:top + CROP, left:left + CROP] for top in OFFSETS for left in OFFSETS]
+
+
 def accuracy(judge: Classifier, x_B3HW: Tensor, labels_B: Tensor) -> dict[str, float]:
     """Shares recognised: of pictures by the mean vote of nine crops, and of single crops, the harder test."""
-    votes_NBK = torch.stack([judge(x_B3HW[:, :, top:top + CROP, left:left + CROP]).softmax(-1) for top in OFFSETS for left in OFFSETS])
+    votes_NBK = torch.stack([judge(crop).softmax(-1) for crop in nine_crops(x_B3HW)])
     return {"pictures": round(float((votes_NBK.mean(0).argmax(-1) == labels_B).float().mean()), 3),
             "crops": round(float((votes_NBK.argmax(-1) == labels_B).float().mean()), 3)}
 

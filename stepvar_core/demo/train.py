@@ -1,4 +1,4 @@
-"""Trains the bundled demo model from scratch: python -m stepvar_core.demo.train (about three and a half hours on two CPU cores).
+"""Trains the bundled demo model from scratch: python -m stepvar_core.demo.train (about three hours on two CPU cores).
 
 Fetches its pictures with npm on the first run. Stages are time-boxed and resume from --work when started again.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".demo-work"), help="cache of pictures and checkpoints")
     parser.add_argument("--out", type=Path, default=MODEL_FILE.parent, help="where the two weight files go")
-    parser.add_argument("--minutes", type=float, nargs=4, default=(25, 105, 70, 4), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER"))
+    parser.add_argument("--minutes", type=float, nargs=4, default=(25, 105, 30, 4), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -10,7 +10,7 @@ appended to results.jsonl as they come and never computed twice: stop and start 
 and a chart. Numbers are means with 95 % bootstrap intervals over pictures (pairs of label and seed), differences are paired.
 
 The demo model's classifier is not part of the pack (training leaves it in .demo-work): without --classifier the columns
-"label" and "Frechet" are left out.
+"crops recognised" and "Frechet" are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
-from stepvar_core.demo.evaluate import Classifier
+from stepvar_core.demo.evaluate import Classifier, nine_crops
 from stepvar_core.metrics import gradient_deviation, psnr, radial_spectrum_error, ssim
 from stepvar_core.pruning.auto import update_index
 
@@ -58,7 +58,7 @@ class Metric:
 METRICS = {
     "psnr": Metric("PSNR", "dB", 1), "ssim": Metric("SSIM", "", 3), "gmsd": Metric("gradient deviation", "", 4, False),
     "spectrum": Metric("spectrum error", "dB", 2, False), "codes": Metric("equal codes", "%", 0),
-    "energy": Metric("residual energy kept", "%", 0), "label": Metric("label", "%", 0),
+    "energy": Metric("residual energy kept", "%", 0), "label": Metric("crops recognised", "%", 1),
 }
 
 
@@ -146,8 +146,7 @@ class Bench:
                   "codes": numbers(100 * (codes == dense["codes"]).float().mean(1)),
                   "energy": numbers(100 * torch.stack(shares).mean(0)) if shares else [100.0] * len(images)}
         if self.judge is not None:
-            labels = torch.tensor(self.labels(mode, start))
-            record["label"] = numbers(100 * (self.judge.labels(images) == labels).float())
+            record["label"] = numbers(100 * self.judge.recognised(images, torch.tensor(self.labels(mode, start))))
             record["features"] = base64.b64encode(self.judge.features(images).half().numpy().tobytes()).decode()
         with open(self.out / "results.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -199,15 +198,17 @@ class Judge:
         self.classifier, self.device = classifier, device
         self.width = classifier.head.in_features // 4
 
-    def labels(self, image_BHW3: Tensor) -> Tensor:
-        return self.classifier(self._input(image_BHW3)).argmax(1).cpu()
+    def recognised(self, image_BHW3: Tensor, labels_B: Tensor) -> Tensor:
+        """(B,): share of a picture's nine crops that are named right. Whole pictures always are."""
+        named = [self.classifier(crop).argmax(1).cpu() == labels_B for crop in self._crops(image_BHW3)]
+        return torch.stack(named).float().mean(0)
 
     def features(self, image_BHW3: Tensor) -> Tensor:
         """(B, width): the last maps' means. Fewer numbers than the head reads: a covariance needs more pictures than numbers."""
-        return self.classifier.body(self._input(image_BHW3)).mean((2, 3)).cpu()
+        return torch.stack([self.classifier.body(crop).mean((2, 3)) for crop in self._crops(image_BHW3)]).mean(0).cpu()
 
-    def _input(self, image_BHW3: Tensor) -> Tensor:
-        return image_BHW3.to(self.device).movedim(-1, 1) * 2 - 1
+    def _crops(self, image_BHW3: Tensor) -> list[Tensor]:
+        return nine_crops(image_BHW3.to(self.device).movedim(-1, 1) * 2 - 1)
 
 
 def load_classifier(path, device: str) -> Judge:
@@ -310,7 +311,7 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
              f"{torch.get_num_threads()} threads, torch {torch.__version__}. Measured speed-ups: "
              + ("CPU time." if bench.device == "cpu" else "wall time."), ""]
     if bench.judge is None:
-        parts += ["No classifier was given (--classifier), so label accuracy and Frechet distance are left out.", ""]
+        parts += ["No classifier was given (--classifier), so recognition and Frechet distance are left out.", ""]
     for mode in bench.pictures:
         complete = {n: e for n, e in chosen.items()
                     if all((mode, s.key, start) in bench.results for _, _, s in e.settings for start in bench.starts(mode))}
