@@ -20,7 +20,7 @@ from .vae import CONFIG, cascade, psnr, reconstruct
 log = logging.getLogger(__name__)
 
 
-CROP, OFFSETS = 64, (16, 32, 48)  # the judge sees a quarter of a picture's area at full detail
+PICTURE, CROP, OFFSETS = 128, 64, (16, 32, 48)  # the judge sees a quarter of a picture's area at full detail
 
 
 class Classifier(nn.Module):
@@ -69,6 +69,7 @@ def train_classifier(work: Path, artwork: Artwork, minutes: float, seed: int = 7
 
 
 def nine_crops(x_B3HW: Tensor) -> list[Tensor]:
+    """Of pictures (B, 3, PICTURE, PICTURE)."""
     return [x_B3HW[:, :, top:top + CROP, left:left + CROP] for top in OFFSETS for left in OFFSETS]
 
 

@@ -134,7 +134,7 @@ def update(x_BLC: Tensor, context: ScoreContext) -> Scores:
     """Update index: energy the last pass that ran added to f_hat at each place (DESIGN 2.6). What still moves there will move here.
 
     Where nothing ran before, texture stands in. Energies are compared to 2^-14 of the picture's largest: over flat regions many
-    places move alike, and rounding, which differs between batch sizes and devices, must not rank them.
+    places move alike, and rounding, which differs between batch sizes and devices, would rank them.
     """
     energy_BL = context.update()
     if energy_BL is None:

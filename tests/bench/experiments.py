@@ -129,7 +129,7 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         "guidance": Experiment("Guidance halves dropped late", "Which half may go, and when?", halves, halves[0][0], "last scales with one half"),
         "combination": Experiment("What wins on a small grid", "Selector, coverage, fill and guidance together, half of the last two scales.",
                                   [(s.name, None, s) for s in combined], combined[0].name),
-        "presets": Experiment("Presets", "What does each preset cost and keep?", presets, presets[0][0]),
+        "presets": Experiment("Presets", "What does each preset cost and keep?", presets, "Balanced"),
     }
 
 

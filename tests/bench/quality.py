@@ -33,7 +33,7 @@ from torch import Tensor
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
-from stepvar_core.demo.evaluate import Classifier, nine_crops
+from stepvar_core.demo.evaluate import PICTURE, Classifier, nine_crops
 from stepvar_core.metrics import gradient_deviation, psnr, radial_spectrum_error, ssim
 from stepvar_core.pruning.auto import update_index
 
@@ -199,7 +199,7 @@ class Judge:
         self.width = classifier.head.in_features // 4
 
     def recognised(self, image_BHW3: Tensor, labels_B: Tensor) -> Tensor:
-        """(B,): share of a picture's nine crops that are named right. Whole pictures always are."""
+        """(B,): share of a picture's nine crops that are named right; a vote of all nine is too easy to tell settings apart."""
         named = [self.classifier(crop).argmax(1).cpu() == labels_B for crop in self._crops(image_BHW3)]
         return torch.stack(named).float().mean(0)
 
@@ -208,6 +208,9 @@ class Judge:
         return torch.stack([self.classifier.body(crop).mean((2, 3)) for crop in self._crops(image_BHW3)]).mean(0).cpu()
 
     def _crops(self, image_BHW3: Tensor) -> list[Tensor]:
+        if image_BHW3.shape[1:3] != (PICTURE, PICTURE):
+            sys.exit(f"The classifier judges pictures of {PICTURE} x {PICTURE} pixels; this model draws {image_BHW3.shape[2]} x {image_BHW3.shape[1]}. "
+                     "Leave out --classifier.")
         return nine_crops(image_BHW3.to(self.device).movedim(-1, 1) * 2 - 1)
 
 
@@ -308,8 +311,9 @@ def pareto(bench: Bench, mode: str, metric: str, clock: int, settings: dict[str,
 def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
     """Writes report.md and the charts for whatever is complete."""
     parts = ["# Quality of pruned pictures", "", f"{bench.model.family}, {bench.schedule.describe()}, batch {bench.batch}, "
-             f"{torch.get_num_threads()} threads, torch {torch.__version__}. Measured speed-ups: "
-             + ("CPU time." if bench.device == "cpu" else "wall time."), ""]
+             f"threads: {torch.get_num_threads()}, torch {torch.__version__}. Measured speed-ups: "
+             + ("CPU time." if bench.device == "cpu" else "wall time.") + f" Equal pictures count as {LARGEST_PSNR:g} dB. \u00b1 is half a 95 % "
+             "bootstrap interval over pictures; differences are paired by label and seed.", ""]
     if bench.judge is None:
         parts += ["No classifier was given (--classifier), so recognition and Frechet distance are left out.", ""]
     for mode in bench.pictures:

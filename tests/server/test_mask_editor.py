@@ -41,7 +41,10 @@ PASTE = {"classic": [{"click": "#picture", "wait": 400}, {"press": "Control+v"}]
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def by_hand(request, frontend):
-    """What the workflow's note says: run, copy the picture, paste it, paint, save, run again. (drive.mjs' result of each run, names)"""
+    """What the workflow's note says: run, copy the picture, paste it, paint, save, run again.
+
+    The last scale before and after, the saved file's name, and drive.mjs' results of both runs.
+    """
     workflow = json.loads((launch.ROOT / "workflows" / "StepVAR_painted_protection.json").read_text(encoding="utf-8"))
     renderer = request.param
     steps = [
