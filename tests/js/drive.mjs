@@ -202,7 +202,14 @@ async function run(page, job, seen) {
     await shoot("done");
   }
   result.steps = [];
-  for (const step of job.steps ?? []) result.steps.push(await act(page, step, shoot));
+  for (const [i, step] of (job.steps ?? []).entries()) {
+    try {
+      result.steps.push(await act(page, step, shoot));
+    } catch (error) {
+      await shoot("stuck");
+      throw new Error(`job '${job.name}', step ${i + 1} ${JSON.stringify(step).slice(0, 300)}: ${error.message}`, { cause: error });
+    }
+  }
   Object.assign(result, await page.evaluate(async () => {
     const nodes = app.rootGraph.nodes;
     return {
