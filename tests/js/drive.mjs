@@ -116,6 +116,18 @@ async function queue(page) {
   return page.evaluate(() => globalThis.__watched);
 }
 
+/** The box of an element that stayed where it is for three frames: a hand waits for what it aims at, on a slow machine too. Runs in the page. */
+async function atRest(element) {
+  let box = null;
+  for (let still = 0; still < 3;) {
+    await new Promise((resolve) => requestAnimationFrame(resolve));
+    const { x, y, width, height } = element.getBoundingClientRect();
+    still = box && box.x === x && box.y === y && box.width === width && box.height === height ? still + 1 : 0;
+    box = { x, y, width, height };
+  }
+  return box;
+}
+
 /**
  * One thing a user does. A place is "css selector" or ["css selector", x, y] with x, y from 0 to 1 within the element
  * (its middle is 0.5, 0.5; beyond it is allowed), so that a test never counts pixels.
@@ -130,8 +142,8 @@ async function queue(page) {
 async function act(page, step, shoot) {
   const place = async (where) => {
     const [css, x, y] = Array.isArray(where) ? where : [where, 0.5, 0.5];
-    const box = await page.locator(css).first().boundingBox();
-    if (!box) throw new Error(`nothing visible matches ${css}`);
+    const box = await page.locator(css).first().evaluate(atRest);
+    if (!box.width || !box.height) throw new Error(`nothing visible matches ${css}`);
     return [box.x + x * box.width, box.y + y * box.height];
   };
   let answer = null;
