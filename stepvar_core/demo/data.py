@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 IMAGE_SIZE = 128
 SPRITE_SIZE = 256  # twice the picture: sprites are drawn at this size and averaged down
-TEXTURED = 0.3  # share of backgrounds with stripes, dots or checkers
 
 # name@version -> sha512 of the tarball: a changed package must not silently change the model or its licence
 PACKAGES = {
@@ -48,6 +47,25 @@ OPEN_SUBGROUPS = frozenset((
     "plant-other", "food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-sweet", "drink",
     "transport-ground", "transport-water", "transport-air",
 ))
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Stripes, dots or checkers on a `share` of the backgrounds.
+
+    waves: periods from edge to edge, lowest and highest. depth: how much darker, likewise.
+    directions: 0 = any, else how many there are in a full turn.
+    """
+
+    share: float = 0.3
+    waves: tuple[float, float] = (2.0, 5.0)
+    depth: tuple[float, float] = (0.12, 0.35)
+    directions: int = 0
+
+
+ANY_PATTERN = Patterns()
+# few enough for a small transformer to draw: of all patterns it learns the mean, which is none
+FEW_PATTERNS = Patterns(share=0.5, waves=(3.0, 3.0), depth=(0.3, 0.3), directions=8)
 
 
 @dataclass(frozen=True)
@@ -137,8 +155,14 @@ def hsv_to_rgb(h_N: Tensor, s_N: Tensor, v_N: Tensor) -> Tensor:
     return v_N[:, None] * (1 - s_N[:, None] * torch.minimum(k_N3, 4 - k_N3).clamp(0, 1))
 
 
-def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, textured: float = TEXTURED, avoid_N3: Tensor | None = None) -> Tensor:
-    """Two-colour gradients (n, 3, size, size) in 0..1, linear or radial; a `textured` share with stripes, dots or checkers.
+def turned(x: Tensor, y: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    angle = turns * 2 * math.pi
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+
+def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, patterns: Patterns = ANY_PATTERN,
+                avoid_N3: Tensor | None = None) -> Tensor:
+    """Two-colour gradients (n, 3, size, size) in 0..1, linear or radial, some with a pattern.
 
     avoid_N3: colours to stay away from; of three hues the one that differs most is taken.
     """
@@ -150,22 +174,25 @@ def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, text
     colours = [hsv_to_rgb(hue + uniform(n, -0.1, 0.1, generator) * i, uniform(n, 0.15, 0.65, generator),
                           uniform(n, 0.6, 1.0, generator)) for i in (0, 1)]
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
-    angle = uniform(n, 0, 2 * math.pi, generator)[:, None, None]
-    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    turn = uniform(n, 0, 1, generator)[:, None, None]
+    along, across = turned(x, y, turn)
     radius = (x * x + y * y).sqrt().expand(n, -1, -1)
     is_radial = (uniform(n, 0, 1, generator) < 0.35)[:, None, None]
     mix = torch.where(is_radial, radius / 1.42, along / 2.83 + 0.5).clamp(0, 1)[:, None]
     picture = colours[0][:, :, None, None] * (1 - mix) + colours[1][:, :, None, None] * mix
 
-    wave = uniform(n, 2, 5, generator)[:, None, None] * math.pi
+    if patterns.directions:
+        along, across = turned(x, y, (turn * patterns.directions).round() / patterns.directions)
+    wave = uniform(n, *patterns.waves, generator)[:, None, None] * math.pi
     a, b = (along * wave).sin(), (across * wave).sin()
     kind = torch.randint(3, (n,), generator=generator)[:, None, None]
     pattern = torch.where(kind == 0, a, torch.where(kind == 1, a * b, a + b - 0.9))
-    depth = uniform(n, 0.12, 0.35, generator) * (uniform(n, 0, 1, generator) < textured)
+    depth = uniform(n, *patterns.depth, generator) * (uniform(n, 0, 1, generator) < patterns.share)
     return picture * (1 - depth[:, None, None, None] * (pattern * 6).sigmoid()[:, None])
 
 
-def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, size: int = IMAGE_SIZE, variety: float = 1.0) -> Tensor:
+def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, size: int = IMAGE_SIZE, variety: float = 1.0,
+            patterns: Patterns = ANY_PATTERN) -> Tensor:
     """Pictures (B, 3, size, size) in -1..1: each sprite turned, moved and scaled a little, over a shadow and a background.
 
     sprites_N4HW: twice as large as the pictures. variety: how far they are turned, moved and scaled; 1 = fully, 0 = never.
@@ -186,11 +213,11 @@ def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, siz
     for _ in range(2):
         shadow = F.avg_pool2d(shadow, 2 * blur + 1, stride=1, padding=blur, count_include_pad=True)
     colour_N3 = layer[:, :3].sum((2, 3)) / alpha.sum((2, 3)).clamp(min=1)  # an object must not sink into its own colour
-    picture = backgrounds(n, generator, size, avoid_N3=colour_N3) * (1 - 0.35 * shadow)
+    picture = backgrounds(n, generator, size, patterns, colour_N3) * (1 - 0.35 * shadow)
     return (layer[:, :3] + picture * (1 - alpha)).clamp(0, 1) * 2 - 1
 
 
-def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0, size: int = IMAGE_SIZE):
+def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0, size: int = IMAGE_SIZE, patterns: Patterns = ANY_PATTERN):
     """Yields (pictures, class ids) for ever; every class once before any class twice."""
     sprites_N4HW = F.avg_pool2d(artwork.sprites_N4HW, SPRITE_SIZE // (2 * size))
     generator = torch.Generator().manual_seed(seed)
@@ -199,4 +226,4 @@ def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0, size:
         while len(queue) < batch:
             queue = torch.cat([queue, torch.randperm(len(artwork.labels), generator=generator)])
         ids, queue = queue[:batch], queue[batch:]
-        yield compose(sprites_N4HW, ids, generator, size, variety), ids
+        yield compose(sprites_N4HW, ids, generator, size, variety, patterns), ids

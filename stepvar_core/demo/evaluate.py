@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..codec import VQVAE
 from ..models.var import VAR
 from ..schedule import ScaleSchedule
-from .data import Artwork, endless
+from .data import FEW_PATTERNS, Artwork, endless
 from .stage import Stage
 from .transformer import VARIETY, generate, per_scale, tokens
 from .vae import CONFIG, cascade, psnr, reconstruct
@@ -112,7 +112,7 @@ def measure_vae(vae: VQVAE, judge: Classifier, artwork: Artwork, batches: int = 
 def measure_var(model: VAR, vae: VQVAE, judge: Classifier, artwork: Artwork, settings: list[dict], per_class: int = 2) -> dict:
     """Cross-entropy per scale in nats on fresh pictures, and the judge's accuracy on samples for each of `settings`."""
     schedule = ScaleSchedule.square(CONFIG.patch_nums)
-    pictures, generator = endless(artwork, len(artwork.labels), 54321, VARIETY), torch.Generator().manual_seed(0)
+    pictures, generator = endless(artwork, len(artwork.labels), 54321, VARIETY, patterns=FEW_PATTERNS), torch.Generator().manual_seed(0)
     entropies = []
     for _ in range(3):
         x, labels = next(pictures)

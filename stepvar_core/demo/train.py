@@ -22,7 +22,7 @@ from .sheet import save_sheet
 log = logging.getLogger(__name__)
 
 # what a user gets without touching a widget; chosen by looking at sheets and by the classifier
-DEFAULTS = {"cfg": 2.0, "temperature": 0.9, "top_k": 50, "top_p": 0.9}
+DEFAULTS = {"cfg": 2.0, "temperature": 1.0, "top_k": 200, "top_p": 0.95}
 SETTINGS = [{"cfg": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 0.0},
             *({**DEFAULTS, "cfg": cfg} for cfg in (0.0, 1.0, 2.0, 3.0, 5.0)),
             {"cfg": 2.0, "temperature": 1.0, "top_k": 1, "top_p": 0.0}]

@@ -16,7 +16,7 @@ from ..codec import VQVAE
 from ..models.var import VAR, ClassCondition, VARConfig
 from ..sampler import sample
 from ..schedule import ScaleSchedule
-from .data import Artwork, endless
+from .data import FEW_PATTERNS, Artwork, endless
 from .sheet import save_sheet
 from .stage import Stage, Worker, hold_then_linear, work_together
 from .vae import CONFIG as VAE_CONFIG
@@ -133,7 +133,7 @@ class PrefixWorker(Worker):
     def __init__(self, stage: Stage, artwork: Artwork, vae: VQVAE, seed: int):
         super().__init__(stage)
         self.vae, self.classes = vae, len(artwork.labels)
-        self.streams = {n: endless(artwork, batch, seed + n, VARIETY, SMALL_SIZE) for n, (batch, _, _) in MENU.items()}
+        self.streams = {n: endless(artwork, batch, seed + n, VARIETY, SMALL_SIZE, FEW_PATTERNS) for n, (batch, _, _) in MENU.items()}
         self.generator = torch.Generator().manual_seed(seed)
 
     def gradients(self, scales: int):

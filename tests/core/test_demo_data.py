@@ -67,8 +67,25 @@ def test_backgrounds_are_coloured_and_bounded(seed):
 
 def test_backgrounds_keep_away_from_the_colour_of_the_object():
     red = torch.tensor([[1.0, 0.1, 0.1]]).expand(400, 3)
-    near, far = (((data.backgrounds(400, rng(1), 16, 0.0, avoid).mean((2, 3)) - red).norm(dim=1)).mean() for avoid in (None, red))
+    near, far = (((data.backgrounds(400, rng(1), 16, data.Patterns(share=0.0), avoid).mean((2, 3)) - red).norm(dim=1)).mean() for avoid in (None, red))
     assert far > near + 0.05
+
+
+def test_patterns_come_at_their_share_and_darken_only():
+    plain, some, all_ = (data.backgrounds(200, rng(1), 32, data.Patterns(share, (3.0, 3.0), (0.3, 0.3), 8)) for share in (0.0, 0.5, 1.0))
+    assert ((some - plain).abs().amax((1, 2, 3)) > 1e-6).float().mean() == pytest.approx(0.5, abs=0.1)
+    assert (all_ <= plain).all() and (all_ >= 0.7 * plain - 1e-6).all()
+
+
+def test_few_patterns_are_few():
+    """Backgrounds of one colour each, so that only the pattern differs: 3 kinds in 8 directions, of which some look alike."""
+    def shadows(patterns):
+        drawn, plain = (data.backgrounds(400, rng(2), 32, p) for p in (patterns, data.Patterns(share=0.0)))
+        return len(torch.unique(((drawn / plain)[:, 0] * 100).round(), dim=0))
+
+    few = data.FEW_PATTERNS
+    assert shadows(data.Patterns(1.0, few.waves, few.depth, few.directions)) <= 24
+    assert shadows(data.Patterns(1.0)) > 300
 
 
 @pytest.mark.parametrize("size", [64, 128])
