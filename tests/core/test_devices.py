@@ -59,7 +59,7 @@ POLICIES = [*(sv.StepVAR((0.5,), scope=scope, fill=fill) for scope in SCOPES for
             sv.StepVAR((0.5,), protect=torch.ones(1, 4, 4), protect_mode="keep"), sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2)]
 
 
-@pytest.mark.parametrize(("model", "vae", "condition"), families())
+@pytest.mark.parametrize(("model", "vae", "condition"), [*families()])
 def test_sampling_waits_for_nothing_and_finds_all_where_it_runs(model, vae, condition):
     for arguments in ({}, {"top_k": 1}, {"top_k": 5 if vae else 0, "top_p": 0.9}):
         for devices in run_without_numbers(model, vae, condition, **arguments):
@@ -73,7 +73,7 @@ def test_pruning_neither(model, vae, condition, policy):
         assert set(devices) == {META}
 
 
-@pytest.mark.parametrize(("model", "vae", "condition"), families())
+@pytest.mark.parametrize(("model", "vae", "condition"), [*families()])
 def test_forced_and_masked_runs_neither(model, vae, condition):
     codes = sv.sample(model, vae, condition, schedule=SCHEDULE).codes
     mask = torch.zeros(1, 8, 8)

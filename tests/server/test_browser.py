@@ -21,7 +21,7 @@ def opened(request, frontend):
     """Workflow name -> drive.mjs' result, from one visit to the editor per renderer."""
     jobs = [{"name": path.stem, "workflow": json.loads(path.read_text(encoding="utf-8")), "evaluate": GROWN} for path in WORKFLOWS]
     demo = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
-    jobs += [{"name": "Run pressed", "workflow": demo, "queue": True, "evaluate": "return Object.keys(app.nodeOutputs).length"}]
+    jobs += [{"name": "Run pressed", "workflow": demo, "queue": True, "evaluate": f"const grown = (() => {{ {GROWN} }})(); return {{ shown: Object.keys(app.nodeOutputs).length, grown }};"}]
     return {result["name"]: result for result in frontend.drive(request.param, jobs)}
 
 
@@ -54,7 +54,8 @@ def test_the_editor_queues_what_the_translator_makes(opened, comfy, path):
 def test_the_demo_runs_from_the_editor(opened):
     result = opened["Run pressed"]
     assert (result["ending"], result["error"]) == ("execution_success", None)
-    assert result["value"] > 0, "no node shows an output"
+    assert result["value"]["shown"] > 0, "no node shows an output"
+    assert result["value"]["grown"] == [], "pictures have room"
     assert result["packErrors"] == []
 
 

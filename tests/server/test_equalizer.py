@@ -114,13 +114,20 @@ START = {"dragged out": demo("Custom", (0.5, 0.3, 0, 0, 0, 0)), "shifted": demo(
 RUN = {"name": "ran", "workflow": demo(), "queue": True, "steps": [READY, NEAR, {"wait": 500}, SEEN, shot("timed"),
        {"evaluate": "return app.nodeOutputs['6'].stepvar[0].scales.reduce((sum, s) => sum + s.seconds, 0);"}, {"drag": CAP, "to": at(1, 0.9)}, SEEN]}
 
+# Ctrl+Y with a frame of the editor between its two keys: it then looks for changes first, and one that nobody made ends redo
+REDO_IN_FRAMES = {"evaluate": """
+const key = (type, name) => window.dispatchEvent(new KeyboardEvent(type, { key: name, ctrlKey: true, bubbles: true }));
+key("keydown", "Control"); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 30)));
+key("keydown", "y"); key("keyup", "y");""", "wait": 1500}
+REDONE = {"name": "redone", "workflow": demo(), "steps": [READY, NEAR, {"drag": CAP, "to": at(1, 0.8)}, UNDO, ratio_is(0.5), {"wait": 2000}, REDO_IN_FRAMES, SEEN]}
+
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def visit(request, frontend):
     """Job name -> what its looks at the editor saw, in order."""
     jobs = [{"name": f"equalizer {name}", "workflow": START.get(name, demo()), "steps": [READY, *([] if name == "labels" else [NEAR]), *steps]}
             for name, steps in JOBS.items()]
-    results = frontend.drive(request.param, [*jobs, RUN], size=(1700, 1300), settings={"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
+    results = frontend.drive(request.param, [*jobs, RUN, REDONE], size=(1700, 1300), settings={"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
     for result in results:
         assert result["packErrors"] == [] and [e for e in result["pageErrors"] if f"/extensions/{launch.PACK_NAME}/" in e] == [], result["name"]
     return {result["name"].removeprefix("equalizer "): [seen for seen in result["steps"] if seen is not None] for result in results}
@@ -241,3 +248,9 @@ def test_a_run_gives_seconds(visit):
 
     assert shown(timed["time"]) == pytest.approx(seconds, rel=0.02, abs=0.002)
     assert shown(pruned["time"]) < shown(timed["time"])
+
+
+def test_redo_outlives_the_last_runs_picture(visit):
+    """After an undo the sampler shows the server's last run again, and must not grow by that."""
+    [seen] = visit["redone"]
+    assert seen["ratios"][0] == near(0.8)
