@@ -119,7 +119,8 @@ async function queue(page) {
 /** The box of an element that stayed where it is for three frames: a hand waits for what it aims at, on a slow machine too. Runs in the page. */
 async function atRest(element) {
   let box = null;
-  for (let still = 0; still < 3;) {
+  for (let still = 0, frames = 0; still < 3; frames++) {
+    if (frames > 600) throw new Error("it does not come to rest");
     await new Promise((resolve) => requestAnimationFrame(resolve));
     const { x, y, width, height } = element.getBoundingClientRect();
     still = box && box.x === x && box.y === y && box.width === width && box.height === height ? still + 1 : 0;
