@@ -107,7 +107,7 @@ def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAECon
     elif sizes["has_decoder"]:
         levels = checkpoint.count(r"decoder\.up\.(\d+)\.")
         widths = [checkpoint.shape(f"decoder.up.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-        ch = widths[0]
+        ch = math.gcd(*widths)  # every level is a multiple of it
         blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.") - 1
     else:
         return VQVAEConfig(**sizes)
