@@ -117,7 +117,7 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         try:
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items()}
+            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items() if key not in DERIVED}
             for key in TELLING & header.keys():
                 start, end = header[key]["data_offsets"]
                 if not 0 <= start < end <= start + MAX_HEADER:
@@ -144,7 +144,8 @@ def _read_torch(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> d
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error
     tensors = _unwrapped(content, path.name)
     if shapes_only:
-        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items() if keep(key)}
+        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()
+                if keep(key) and key not in DERIVED}
     # copied one by one: a mapped file that changes would change the weights
     return {key: tensor.clone() if is_mapped else tensor for key, tensor in tensors.items() if keep(key) and key not in DERIVED}
 

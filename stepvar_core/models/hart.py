@@ -290,7 +290,7 @@ class HART(NextScaleModel):
         """Condition of a batch of prompts: Qwen2 features (B, T, C) of the last layer, padded to the length the weights know.
 
         mask_BT: True at real tokens. Pads are kept: the model reads them, the mask only counts positions. pooled_BC is not
-        used. Raises ConditionMismatch for features of another encoder or another length, or a prompt without tokens.
+        used. Raises ConditionMismatch for features of another encoder or another length.
         """
         c = self.config
         if features_BTC.ndim != 3 or features_BTC.shape[1:] != (c.text_tokens, c.text_dim) or not len(features_BTC):
@@ -302,10 +302,7 @@ class HART(NextScaleModel):
         if mask_BT.shape != features_BTC.shape[:2]:
             raise ConditionMismatch(f"The text mask is {tuple(mask_BT.shape)}; the features are {tuple(features_BTC.shape)}.",
                                     "Give one value per token.")
-        mask_BT = mask_BT.to(features_BTC.device, torch.bool)
-        if not bool(mask_BT.any(1).all()):
-            raise ConditionMismatch("A prompt has no tokens.", "Write at least one word.")
-        return PromptCondition(features_BTC.detach().float(), mask_BT)
+        return PromptCondition(features_BTC.detach().float(), mask_BT.to(features_BTC.device, torch.bool))
 
     def unconditional(self, condition: PromptCondition) -> PromptCondition:
         """Zeros, of which the first is a token: what the weights were trained with, not an empty prompt."""
