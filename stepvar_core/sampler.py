@@ -206,7 +206,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         run.rows = cache.rows = job.slice_of_rows(step.index)
         run.guidance = job.guidance(step.index)
         tokens = pruning.tokens(step, plan, run.rows)
-        drawn = _predicted(job, step, run, model.embed(run, features, step, schedule), tokens)
+        drawn = _predicted(job, step, run, features, tokens)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
         pruning.saw(step, f_hat)
@@ -267,11 +267,11 @@ class Drawn:
     is_forced: bool = False
 
 
-def _predicted(job: Job, step: Pass, run, entry_RLC: Tensor, tokens) -> Drawn:
+def _predicted(job: Job, step: Pass, run, features: Tensor | None, tokens) -> Drawn:
     """The blocks, then this pass's codes: forced, or drawn and laid over the given ones."""
     if job.parts and step.index == len(job.schedule.passes) - 1:
-        return _merged(job, step, _drawn_in_parts(job, step, run, entry_RLC), tokens)
-    x_RLC = job.model.blocks_forward(run, entry_RLC, tokens)
+        return _merged(job, step, _drawn_in_parts(job, step, run, job.model.embed(run, features, step, job.schedule)), tokens)
+    x_RLC = job.model.blocks_forward(run, job.model.embed(run, features, step, job.schedule), tokens)
     return _forced(job, step) or _merged(job, step, _drawn(job, step, run, x_RLC, tokens), tokens)
 
 
