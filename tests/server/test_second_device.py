@@ -125,3 +125,19 @@ def test_a_cancelled_run_gives_its_memory_back(start):
         assert client.attempt(graph, cancel).status == "interrupted"
         client.forget()
         assert settles(client, 0) == 0
+
+
+def test_a_decode_that_does_not_fit_goes_picture_by_picture(start):
+    with start(*FLOAT32, memory=64) as client:
+        pipe = Pipeline(*DEMO, batch=1)
+        many = [pipe.add("RepeatLatentBatch", samples=pipe.sample(), amount=24), 0]
+        pictures = pixels(client.images(client.run(pipe.save(pipe.decode(many)))))
+        assert "decoding one at a time" in client.server.log()
+    assert len(pictures) == 24 and (pictures == pictures[:1]).all() and pictures.std() > 20
+
+
+def test_a_preview_that_does_not_fit_is_left_out(start):
+    with start(*FLOAT32, memory=20) as client:
+        run = client.run(Pipeline(*DEMO, batch=1).picture())
+        assert "Not enough memory for a preview" in client.server.log()
+        assert len(client.images(run, run.nodes_of("SaveImage")[0])) == 1 and len(run.named("stepvar.scale")) == 10
