@@ -346,6 +346,7 @@ class Server:
     port: int
     options: list[str] = field(default_factory=list)
     packs: dict[str, Path] = field(default_factory=lambda: {PACK_NAME: ROOT})
+    environment: dict[str, str] = field(default_factory=dict)
     wait_seconds: float = 300
 
     process: subprocess.Popen | None = None
@@ -372,6 +373,7 @@ class Server:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         # Our nodes/ has the name of ComfyUI's nodes.py, so no path of the caller's may lead the server to it.
         environment.pop("PYTHONPATH", None)
+        environment |= self.environment
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [str(self.python), "main.py", *self._arguments()], cwd=self.comfyui, env=environment,
@@ -676,7 +678,7 @@ def run_tests(pytest_arguments: list[str]) -> int:
     requirements = ROOT / "tests" / "requirements.txt"
     install_once("test", requirement_lines(requirements),
                  lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements))
-    install_browser()
+    install_programs()
     if not any(Path(argument.split("::")[0]).exists() for argument in pytest_arguments if argument[:1] != "-"):
         pytest_arguments = [str(ROOT / "tests"), *pytest_arguments]
     return subprocess.run([str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT).returncode
@@ -704,13 +706,13 @@ def why_no_browser() -> str:
     return ""
 
 
-def install_browser() -> None:
-    """Chromium and Node from Debian where we may, and Playwright's driver from npm into the cache."""
+def install_programs() -> None:
+    """Chromium, Node and a compiler from Debian where we may, and Playwright's driver from npm into the cache."""
     missing = [package for package, found in
-               (("chromium", find_chromium()), ("nodejs", shutil.which("node")), ("npm", shutil.which("npm")))
+               (("chromium", find_chromium()), ("nodejs", shutil.which("node")), ("npm", shutil.which("npm")), ("g++", shutil.which("g++")))
                if not found]
     if missing and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
-        remedy = "Install Chromium, Node.js and npm by hand, or run the tests without them as another user."
+        remedy = "Install Chromium, Node.js, npm and g++ by hand, or run the tests without them as another user."
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         step("Refreshing Debian's package list", ["apt-get", "update", "-q"], remedy, env=environment)
         step("Installing " + ", ".join(missing),

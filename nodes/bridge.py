@@ -289,7 +289,11 @@ class Progress:
         began = time.perf_counter()
         if not is_final and self.spent > PREVIEW_SHARE * (began - self.started - self.spent):
             return None
-        pixels = self.handle.vae.codec.decode(self._small(step.f_hat[:1])).cpu()
+        try:
+            pixels = self.handle.vae.codec.decode(self._small(step.f_hat[:1])).cpu()
+        except management.OOM_EXCEPTION:  # the run itself may still fit
+            log.warning("Not enough memory for a preview; going on without.")
+            return None
         picture = Image.fromarray((pixels[0].numpy() * 255).round().astype(np.uint8))
         self.last = pixels if is_final else None
         self.spent += time.perf_counter() - began

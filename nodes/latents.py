@@ -88,7 +88,7 @@ def read_latent(latent: dict, model) -> LatentInput:
     mask = latent.get("noise_mask")
     if mask is not None:
         check_mask(mask, samples.shape[-1] / samples.shape[-2], "noise mask of the latent")
-        mask = mask.reshape(-1, *mask.shape[-2:])[torch.arange(len(samples)) % (mask.numel() // mask[0].numel())]
+        mask = mask.reshape(-1, *mask.shape[-2:])[torch.arange(len(samples), device=mask.device) % (mask.numel() // mask[0].numel())]
     return LatentInput(len(samples), rows, schedule, samples, latent.get("var_codes"), mask)
 
 

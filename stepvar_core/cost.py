@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from . import guidance
 from .kv_cache import cache_bytes
 from .models.base import TEXT_TOKENS, Cost
-from .pruning.plan import PassPlan
+from .pruning.plan import FILLS, PassPlan
 from .pruning.policy import NoPruning
 from .schedule import ScaleSchedule
+
+STREAM_BYTES = 4  # per channel of the residual stream, at most
+F_HATS = 6        # f_hat before and after a pass, what it adds, resized and blended
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ScaleCost:
 @dataclass(frozen=True)
 class Estimate:
     """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache and
-    the largest activations."""
+    the largest activations, without what an allocator rounds up and a kernel's own workspace."""
 
     scales: tuple[ScaleCost, ...]
     flops: int
@@ -74,10 +78,30 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     running = [p for p in plans if not p.is_skipped]
     lead = [cost.lead_tokens] + [0] * (len(running) - 1)
     kv = cache_bytes([[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
-    widest = max((p.tokens + (0 if i else cost.lead_tokens)) * r for i, (p, r) in enumerate(zip(plans, rows)))
-    activations = widest * (8 * cost.width * itemsize) + batch * schedule.final.tokens * (cost.head_per_token // (2 * cost.width)) * 12
+    held = max(rows) * cost.held_bytes + F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations)
+    working = max(*(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)), rows[-1] * plans[-1].tokens * cost.tail_bytes)
+    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + held + _remembered_bytes(cost, plans, rows, itemsize) + working)
+
+
+def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
+    """The most one pass holds at a time, inside a block or between head and code."""
+    if plan.is_skipped:
+        return 0
+    running = max(plan.layer_tokens(layer) for layer in range(cost.layers))
+    stream = STREAM_BYTES * rows * plan.tokens * cost.width
+    block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
+    # between kept tokens' logits and a draw at every position lies half of the work on them
+    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * cost.draw_bytes // 2))
+
+
+def _remembered_bytes(cost: Cost, plans: list[PassPlan], rows: list[int], itemsize: int) -> int:
+    """Changes of the last scale before the pruned ones, which the cache fill copies from."""
+    pruned = next((i for i, p in enumerate(plans) if not p.is_dense), 0)
+    if not pruned or not FILLS[plans[pruned].fill].from_earlier:
+        return 0
+    sites = 1 if plans[pruned].scope == "scale" else (cost.layers - plans[pruned].first_layer) * cost.sites
+    return sites * rows[pruned - 1] * plans[pruned - 1].tokens * cost.width * itemsize
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:

@@ -214,6 +214,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
                         plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
                         drawn.is_forced, len(job.passes), clock, (start, clock.mark()))
+        del features, drawn, h, tokens, kept  # or they would lie beside the next scale's
 
 
 def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:

@@ -1,9 +1,12 @@
 """Shared by all tests: which may run here, and the pack's root package as ComfyUI would load it.
 
-Set STEPVAR_REQUIRE=server,browser to turn a skip of those kinds into a failure, as .ci/run does.
+Set STEPVAR_REQUIRE=server,browser,second_device to turn a skip of those kinds into a failure, as .ci/run does.
 """
+import hashlib
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +40,29 @@ def unavailable():
         pytest.skip(reason)
 
     return stop
+
+
+@pytest.fixture(scope="session")
+def second_device(unavailable):
+    """The environment in which `import torch_npu` gives torch a device beside the CPU, see second_device/device.cpp."""
+    import torch
+
+    compiler, source, installed = shutil.which("g++"), ROOT / "tests" / "second_device" / "device.cpp", Path(torch.__file__).parent
+    if compiler is None or sys.platform != "linux":
+        unavailable("second_device", "no g++ found: 'launch.py test' installs it as root on Debian or Ubuntu"
+                    if sys.platform == "linux" else "the second device is built on Linux only")
+    name = hashlib.sha256(source.read_bytes() + f"{torch.__version__} {installed}".encode()).hexdigest()[:16]
+    library = ROOT / ".comfyui" / "second_device" / f"{name}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(
+            [compiler, "-shared", "-fPIC", "-std=c++20", "-O1", "-w", str(source), "-o", str(unfinished), f"-L{installed / 'lib'}", "-ltorch",
+             "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{installed / 'lib'}",
+             *(f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include"))], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        unfinished.replace(library)
+    return {"PYTHONPATH": str(source.parent), "SECOND_DEVICE": str(library)}
 
 
 @pytest.fixture(scope="session")

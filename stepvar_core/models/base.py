@@ -27,7 +27,10 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs (2 per multiply-add) the cost model is built from, per row of the batch; see cost.py."""
+    """FLOPs (2 per multiply-add) and bytes the cost model is built from, per row of the batch; see cost.py.
+
+    The bytes were counted on a device that counts them (tests/core/test_peak_memory.py): attention stores no scores.
+    """
 
     layers: int
     width: int
@@ -40,7 +43,12 @@ class Cost:
     cross_per_token: int = 0  # one block's cross-attention products, one token
     lead_tokens: int = 0      # a text that runs, and stays in the cache, before the first scale's own tokens
     tail_per_token: int = 0   # what follows the last scale's codes, one token (HART's residual diffusion)
+    tail_bytes: int = 0       # the most it holds, one token
     per_run: int = 0          # once per image batch
+    block_bytes: int = 0      # the most a block holds per token that runs, its stream included
+    draw_bytes: int = 0       # from head to code, per position and picture
+    held_bytes: int = 0       # per image batch and row: modulation, text keys and values
+    sites: int = 2            # sub-layers of a block
 
 
 class NextScaleModel(nn.Module):

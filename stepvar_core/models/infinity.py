@@ -438,4 +438,6 @@ class Infinity(NextScaleModel):
         return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.head_dim,
                     linear_per_token=6 * square + 4 * c.width * c.hidden, head_per_token=4 * c.width * c.bits,
                     embed_per_token=2 * c.bits * c.width, per_run_and_row=9 * square + text_tokens * text,
-                    cross_per_token=4 * text_tokens * c.width)
+                    cross_per_token=4 * text_tokens * c.width,
+                    block_bytes=(12 + 8 * self.dtype.itemsize) * c.width, draw_bytes=16 * c.width,
+                    held_bytes=c.depth * c.width * (6 * 4 + 2 * text_tokens * self.dtype.itemsize), sites=3)

@@ -283,4 +283,6 @@ class VAR(NextScaleModel):
         return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.width // c.heads,
                     linear_per_token=2 * (4 * c.width * c.width + 2 * c.width * c.hidden),
                     head_per_token=2 * c.width * c.vocab_size, embed_per_token=2 * c.code_dim * c.width,
-                    per_run_and_row=2 * c.width * (6 * c.width * (1 if c.shared_aln else c.depth) + 2 * c.width))
+                    per_run_and_row=2 * c.width * (6 * c.width * (1 if c.shared_aln else c.depth) + 2 * c.width),
+                    block_bytes=12 * c.width * self.dtype.itemsize, draw_bytes=29 * c.vocab_size,
+                    held_bytes=6 * c.depth * c.width * self.dtype.itemsize)

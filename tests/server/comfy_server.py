@@ -30,10 +30,11 @@ PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
 ENDINGS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 
-def start_comfyui(comfyui, tmp_path_factory, *options):
-    """Yields a running launch.Server of that ComfyUI, by default on the CPU, and stops it."""
+def start_comfyui(comfyui, tmp_path_factory, *options, environment: dict[str, str] | None = None):
+    """Yields a running launch.Server of that ComfyUI and stops it; on the CPU, unless options or another environment are given."""
     python = launch.venv_python() if launch.venv_python().exists() else sys.executable
-    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(), options=list(options or ["--cpu"]))
+    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(),
+                           options=list(options) if options or environment else ["--cpu"], environment=environment or {})
     try:
         yield server.start()
     finally:
