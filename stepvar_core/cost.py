@@ -91,8 +91,8 @@ def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     running = max(plan.layer_tokens(layer) for layer in range(cost.layers))
     stream = STREAM_BYTES * rows * plan.tokens * cost.width
     block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
-    # between kept tokens' logits and a draw at every position lies half of the work on them
-    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * cost.draw_bytes // 2))
+    spread = cost.spread_bytes or cost.draw_bytes // 2  # between kept tokens' logits and a draw at every position
+    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * spread))
 
 
 def _remembered_bytes(cost: Cost, plans: list[PassPlan], rows: list[int], itemsize: int) -> int:

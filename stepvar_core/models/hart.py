@@ -412,7 +412,7 @@ class HART(NextScaleModel):
 
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         """text_tokens is not read: a prompt is padded to one length."""
-        c = self.config
+        c, itemsize = self.config, self.dtype.itemsize
         modulation = 12 * c.depth * c.width ** 2 if c.modulation == "block" else 0
         levels = 2 * len(c.patch_nums) * (FREQUENCIES + c.width) * c.width if c.has_sinusoid_levels else 0
         times = 2 * c.residual_steps * (FREQUENCIES + c.residual_width) * c.residual_width
@@ -420,4 +420,7 @@ class HART(NextScaleModel):
                     linear_per_token=8 * c.width ** 2 + 6 * c.width * c.hidden, head_per_token=2 * c.width * c.vocab_size,
                     embed_per_token=2 * c.code_dim * c.width,
                     per_run_and_row=2 * c.text_tokens * c.text_dim * c.width + 4 * c.width ** 2 + modulation,
-                    lead_tokens=c.text_tokens - 1, tail_per_token=self.diffloss.flops_per_token(), per_run=levels + times)
+                    lead_tokens=c.text_tokens - 1, tail_per_token=self.diffloss.flops_per_token(), per_run=levels + times,
+                    block_bytes=max((20 + 6 * itemsize) * c.width, 12 * c.width + 3 * itemsize * c.hidden), draw_bytes=20 * c.vocab_size,
+                    spread_bytes=18 * c.vocab_size, tail_bytes=36 * c.residual_width + 10 * c.width + 22 * c.code_dim,
+                    held_bytes=8 * c.head_dim * (c.schedule().tokens + c.text_tokens) + 4 * c.width * (c.text_tokens + 6 * c.depth * bool(modulation)))
