@@ -109,8 +109,8 @@ class ScaleStep:
 
 @dataclass(frozen=True)
 class Result:
-    """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the soft
-    code features of a smoothed run, else None. schedule: what the codes belong to."""
+    """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the
+    features added where they are not the codes' own, smoothed or with a residual, else None. schedule: what the codes belong to."""
 
     codes: list[Tensor]
     latent: Tensor
