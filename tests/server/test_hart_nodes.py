@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stand_ins
 import torch
-from comfy_server import error_of, pixels
+from comfy_server import Client, error_of, pixels, start_comfyui
 from graphs import TextPipeline
 from safetensors.torch import load_file, save_file
 
@@ -127,6 +127,28 @@ def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
     run = comfy.run(pipe.nodes)
     whole, kept, continued, fresh = (load_file(comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"])["latent_tensor"] for n in saved)
     assert (whole - kept).abs().max() < 1e-4 and (whole - continued).abs().mean() < 1e-3 and (whole - fresh).abs().mean() > 1e-2
+
+
+@pytest.mark.parametrize("options", [(), ("--novram",)], ids=["all of it fits", "nothing fits"])
+def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, tmp_path_factory, options):
+    """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where they must."""
+    def drawn(client):
+        pipe = pipeline(dtype="fp32")
+        run = client.run(pipe.save(pipe.decode(pipe.sample(pipe.prune(preset="Paper \u00b7 HART"), **GREEDY))))
+        return pixels(client.images(run))
+
+    here = drawn(comfy)
+    for server in start_comfyui(comfy_server.comfyui, tmp_path_factory, "--force-fp32", "--fp32-vae", *options,
+                                environment=second_device | {"SECOND_DEVICE_MIB": "4096"}):
+        folder = server.base / "models"
+        for name in ("var", "text_encoders"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        stand_ins.write_hart(folder / "var" / "tiny-hart", stand_ins.HART_SMALL)
+        stand_ins.write_qwen2(folder / "text_encoders" / "tiny-qwen2")
+        with Client(server) as client:
+            assert client.server.get("/system_stats")["devices"][0]["type"] == "npu"
+            client.object_info(refresh=True)
+            assert np.abs(drawn(client) - here).mean() < 0.5
 
 
 # what is refused ----------------------------------------------------------------------------------
