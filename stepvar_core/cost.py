@@ -59,7 +59,7 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
 
     text_tokens: length of the prompt, where the family reads one.
     """
-    policy = pruning or NoPruning()
+    policy = (pruning or NoPruning()).resolve(model, schedule)
     weights = guidance.weights(model, cfg, schedule)
     cost = model.cost(text_tokens)
     layers = cost.layers

@@ -318,7 +318,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         raise ConditionMismatch(f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture.")
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
-    policy = pruning or NoPruning()
+    policy = (pruning or NoPruning()).resolve(model, schedule)
     options = Options.read(options, model.known_options)
     where = model.guidance_places(options.guidance_layers)
     weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)
