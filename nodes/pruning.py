@@ -31,7 +31,7 @@ class StepVARPruning(io.ComfyNode):
                         "texture run, the others are filled from them (StepVAR, arXiv 2603.01757).",
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
-                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
+                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied. A VAR Accelerator before this node is replaced."),
                 with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM],
                              default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "

@@ -197,7 +197,7 @@ METHODS: dict[str, Method] = {
                 choices=tuple(h for h in HALVES if h != "both"))),
         fastervar),
     "skipvar": Method(
-        "SkipVAR, fixed plan", "Stops some scales early, or drops guidance in the last ones.",
+        "SkipVAR plan", "Stops some scales early, or drops guidance in the last ones.",
         "arXiv 2506.08908",
         "The two means of the paper with fixed numbers. Its classifiers, which choose them for each picture, are pickled files for "
         "Infinity 2B alone and not used.",
