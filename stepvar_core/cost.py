@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from . import guidance
 from .kv_cache import cache_bytes
 from .models.base import TEXT_TOKENS, Cost
-from .pruning.plan import PassPlan
+from .pruning.plan import PassPlan, remembered
 from .pruning.policy import NoPruning
 from .schedule import ScaleSchedule
 
@@ -25,8 +25,8 @@ class ScaleCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache and
-    the largest activations."""
+    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache,
+    what the `cache` fill remembers and the largest activations."""
 
     scales: tuple[ScaleCost, ...]
     flops: int
@@ -76,7 +76,16 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     widest = max(p.tokens * r for p, r in zip(plans, rows))
     activations = widest * (8 * cost.width * itemsize) + batch * schedule.final.tokens * (cost.head_per_token // (2 * cost.width)) * 12
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations)
+    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + activations + _changes_bytes(cost, itemsize, plans, rows))
+
+
+def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[int]) -> int:
+    """What the `cache` fill holds of an earlier scale, at most: of each pruned layer's sub-layers, or of the whole stack once."""
+    def held(i: int) -> int:
+        sites = (3 if cost.cross_per_token else 2) * sum(plans[i].prunes(layer) for layer in range(cost.layers))
+        return rows[i] * plans[i].tokens * cost.width * itemsize * (sites if plans[i].scope == "sublayer" else 1)
+
+    return max((held(i) for i in remembered(plans)), default=0)
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:

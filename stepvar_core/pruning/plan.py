@@ -86,6 +86,12 @@ def dense_plan(scale: Scale, halves: str = "both") -> PassPlan:
     return PassPlan(scale.tokens, scale.tokens, halves=halves)
 
 
+def remembered(plans: list[PassPlan]) -> set[int]:
+    """Passes whose changes the `cache` fill of later ones reads: dense ones that a pruned one follows."""
+    running = [i for i, plan in enumerate(plans) if not plan.is_skipped]
+    return {a for a, b in zip(running, running[1:]) if FILLS[plans[b].fill].from_earlier and plans[a].is_dense and not plans[b].is_dense}
+
+
 @dataclass
 class Earlier:
     """Changes of an earlier dense scale, kept for the `cache` fill while the image lasts."""
@@ -194,10 +200,10 @@ class KeptTokens(DenseTokens):
     # ---------------------------------------------------------------------------------------------
 
     def _select(self, x_RLC: Tensor) -> None:
-        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else x_RLC[:self.batch].split(self.batch)
+        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else (x_RLC[:self.batch],)
         scores = [self.score(x_BLC.float()) for x_BLC in halves]
-        ranking_BL = torch.cat([s.importance if s.ranking is None else s.ranking for s in scores])
-        self.index_BK = keep_top(ranking_BL, self.plan.kept)  # (2B, K) where the halves choose separately
+        chosen = [keep_top(s.importance if s.ranking is None else s.ranking, self.plan.kept) for s in scores]
+        self.index_BK = chosen[0] if len(chosen) == 1 else torch.cat(chosen)  # (2B, K) where the halves choose separately
         self.mask_BN = kept_mask(self.index_BK, self.plan.tokens)
         if self.first_mask_BN is None:
             self.first_mask_BN, self.scores = self.mask_BN[:self.batch], scores[0]

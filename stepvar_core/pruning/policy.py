@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import OptionError, ShapeMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-from .plan import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan
+from .plan import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan, remembered
 from .recovery import anchor_mask
 from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy, update_turn
 
@@ -213,7 +213,7 @@ class StepVARRun:
     def __init__(self, policy: StepVAR, plans, batch: int, start_C: Tensor, noise: Callable, extras: dict):
         self.policy, self.plans, self.batch = policy, plans, batch
         self.start_C, self.noise, self.extras = start_C, noise, extras
-        self.earlier = Earlier()
+        self.earlier, self.remembered = Earlier(), remembered(plans)
         self.f_hats: tuple[Tensor | None, Tensor | None] = (None, None)  # before and after the last pass that ran
 
     def saw(self, step: Pass, f_hat: Tensor) -> None:
@@ -223,8 +223,7 @@ class StepVARRun:
     def tokens(self, step: Pass, plan: PassPlan, rows: slice):
         if not plan.is_dense:
             return KeptTokens(plan, step, self.batch, rows, lambda x: self._score(x, step), self.earlier)
-        following = self.plans[step.index + 1:step.index + 2]
-        if self.policy.fill == "cache" and following and not following[0].is_dense:
+        if step.index in self.remembered:
             return RecordingTokens(plan, step, self.earlier)
         return DENSE
 

@@ -105,7 +105,9 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
               for n in range(1, 5)]
     presets = [(name, None, Setting(name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})}))
                for name in PRESETS]
-    rivals = [(method.title, None, Setting(method.title, method=name)) for name, method in METHODS.items()]
+    rivals = [Setting(method.title, method=name) for name, method in METHODS.items()]
+    rivals += [Setting("FasterVAR, conditional half", {"half": "conditional"}, method="fastervar"),
+               Setting("update, zero at LazyVAR's ratios elsewhere", {"ratios": (0.8, 0.7), "selector": "update", "fill": "zero"})]
     return {
         "selector": Experiment("Which tokens are kept", "Does a selector find tokens that matter more than chance does?",
                                _sweep("selector", selectors, LAST_TWO), "random", "ratio of the last two scales"),
@@ -133,7 +135,8 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         "combination": Experiment("What wins on a small grid", "Selector, coverage, fill and guidance together, half of the last two scales.",
                                   [(s.name, None, s) for s in combined], combined[0].name),
         "presets": Experiment("Presets", "What does each preset cost and keep?", presets, "Balanced"),
-        "rivals": Experiment("Rival accelerators", "What do other methods cost and keep at their own settings?", presets + rivals, "Balanced"),
+        "rivals": Experiment("Rival accelerators", "What do other methods cost and keep at their own settings?",
+                             presets + [(s.name, None, s) for s in rivals], "Balanced"),
     }
 
 

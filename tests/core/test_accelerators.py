@@ -2,6 +2,7 @@
 
 import gc
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,21 @@ def test_the_estimate_is_what_runs(subject, method, cfg):
         assert counter.flops == estimate.flops
     else:
         assert counter.flops == pytest.approx(estimate.flops, rel=0.01)  # the pooled text's few products are rounded there
+
+
+@pytest.mark.parametrize("options", [{"ratio_1": 0.6}, {"ratio_2": 0.0}, {"ratio_1": 0.0, "ratio_2": 0.0}], ids=str)
+def test_the_changes_fastvar_remembers_are_in_the_predicted_memory(subject, options):
+    policy, held = sv.accelerator("fastvar", **options), []
+
+    def watch(step):
+        held.append(sum(c.numel() * c.element_size() for o in gc.get_objects() if type(o) is Earlier for c in o.changes.values()))
+
+    gc.collect()
+    subject.run(policy, on_scale=watch)
+    settled = policy.resolve(subject.model, subject.schedule)
+    without = sv.estimate(subject.model, subject.schedule, replace(settled, fill="nearest"), batch=2)
+    assert sv.estimate(subject.model, subject.schedule, settled, batch=2).peak_bytes - without.peak_bytes == max(held)
+    assert (max(held) > 0) == (options.get("ratio_1") != 0)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from comfy_server import PromptRefused
 from graphs import Pipeline
 
 import launch
@@ -81,17 +82,18 @@ def test_report_and_comparison_name_the_method(comfy):
 def test_a_wired_value_out_of_range_ends_in_the_nodes_error_box(comfy):
     """The server checks typed values; one that comes over a wire is the node's to refuse."""
     graph = demo()
-    graph.nodes[graph.sample(accelerated(graph, "fastvar", fastvar_ratio_1=[graph.add("PrimitiveFloat", value=5.0), 0]))[0]]
-    error = comfy.attempt(graph.picture([str(len(graph.nodes)), 0])).error
+    five = [graph.add("PrimitiveFloat", value=5.0), 0]
+    error = comfy.attempt(graph.picture(graph.sample(accelerated(graph, "fastvar", fastvar_ratio_1=five)))).error
     assert error.node_type == "VARAccelerator"
     assert "ratio_1 of fastvar is 5.0" in error.message and "Use a number from -1 to 1" in error.message
 
 
 def test_typed_values_and_methods_are_refused_before_the_run(comfy):
-    for settings in ({"method": "turbo"}, {"method": "sparsevar", "sparsevar_ratio": 1.0}, {"method": "skipvar", "skipvar_skip_scales": -1}):
+    for settings, said in (({"method": "turbo"}, "'turbo' not in"), ({"method": "sparsevar", "sparsevar_ratio": 1.0}, "sparsevar_ratio"),
+                           ({"method": "skipvar", "skipvar_skip_scales": -1}, "skipvar_skip_scales")):
         graph = demo()
-        error = comfy.attempt(graph.picture(graph.sample(accelerated(graph, **settings)))).error
-        assert error.node_type == "VARAccelerator", settings
+        with pytest.raises(PromptRefused, match=f"VARAccelerator.*{said}"):
+            comfy.attempt(graph.picture(graph.sample(accelerated(graph, **settings))))
 
 
 # the editor ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ export function attachMethods(node, host) {
     if (!changed.length) return;
     for (const widget of changed) {
       widget.hidden = hidden.has(widget.name); // the canvas asks the widget,
-      widget.options = { ...widget.options, hidden: widget.hidden }; // Nodes 2.0 its options, and looks again when the list changes
+      (widget.options ??= {}).hidden = widget.hidden; // Nodes 2.0 this object, and looks again when the list is set
     }
     node.widgets = [...node.widgets];
     if (fits) node.setSize?.([node.size[0], node.computeSize?.()[1] ?? node.size[1]]);
