@@ -1,20 +1,26 @@
 """Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain re-implementation."""
 
 import gc
+import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
+import normal_weights
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from test_cost import FlopCounter
 from tiny_models import SCHEDULE, prompts, tiny_infinity, tiny_pair
 
 import stepvar_core as sv
 from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.infinity_schedules import TEMPLATES
-from stepvar_core.pruning.accelerators import METHODS, PUBLISHED, Accelerator
-from stepvar_core.pruning.plan import Earlier
+from stepvar_core.pruning.accelerators import METHODS, PUBLISHED, Accelerator, Rival
+from stepvar_core.pruning.plan import Earlier, KeptTokens
+from stepvar_core.pruning.policy import StepVARRun
 
 # 13 scales, as many as Infinity's 1M has, so that what is skipped there is skipped here; no square but the first
 FULL = sv.ScaleSchedule([(1, 1, 1), (1, 1, 2), (1, 2, 2), (1, 2, 3), (1, 3, 3), (1, 3, 4), (1, 4, 4), (1, 4, 5), (1, 4, 6), (1, 5, 6), (1, 6, 7),
@@ -255,7 +261,92 @@ def test_fastervar_follows_no_prompt_late():
     assert same(late["conditional"], subject.run(None, cfg=stops))
 
 
-# FastVAR, plainly ----------------------------------------------------------------------------------
+# FastVAR, the authors' own run -----------------------------------------------------------------------
+
+REFERENCE = Path(__file__).resolve().parent.parent / "golden" / "fastvar"
+SUBLAYERS = ("attn", "cross", "ffn")
+SQUARE = sv.ScaleSchedule.square((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """(model, condition, recorded tensors) of tests/golden/fastvar."""
+    file, recorded = tmp_path_factory.mktemp("fastvar") / "model.safetensors", load_file(REFERENCE / "runs.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in normal_weights.rebuild(REFERENCE).items()}, file)
+    model = sv.load_model(file)
+    return model, model.text_condition(recorded["text_features"][None]), recorded
+
+
+def unpacked(bits, *shape: int):
+    flags = torch.from_numpy(np.unpackbits(bits.numpy()))[:math.prod(shape)]
+    return flags.view(shape)
+
+
+class WatchedTokens(KeptTokens):
+    """Writes down which tokens each sub-layer chose."""
+
+    def through(self, fn, x_RLC, site):
+        change = super().through(fn, x_RLC, site)
+        if self.plan.prunes(site[0]):
+            self.chosen[(self.index, *site)] = self.mask_BN
+        return change
+
+
+class WatchedRun(StepVARRun):
+    def tokens(self, step, plan, rows):
+        made = super().tokens(step, plan, rows)
+        if isinstance(made, KeptTokens):
+            made = WatchedTokens(plan, step, self.batch, rows, made.score, self.earlier)
+            made.index, made.chosen = step.index, self.policy.chosen
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedRival(Rival):
+    chosen: dict = field(default_factory=dict, kw_only=True)
+
+    def begin(self, *arguments):
+        run = super().begin(*arguments)
+        return WatchedRun(self, run.plans, run.batch, run.start_C, run.noise, run.extras)
+
+
+@pytest.mark.parametrize(("name", "cfg"), [("cfg", 3.0), ("nocfg", 1.0)])
+def test_fastvar_reproduces_its_reference(reference, name, cfg):
+    model, condition, recorded = reference
+    settled = sv.accelerator("fastvar").resolve(model, SQUARE)
+    policy = WatchedRival(**{f.name: getattr(settled, f.name) for f in fields(settled)})
+    seen = {}
+    result = sv.sample(model, None, condition, schedule=SQUARE, cfg=cfg, top_k=1, temperature=1.0, top_p=0.0, pruning=policy,
+                       on_scale=lambda step: seen.update({step.index: step.logits}))
+    assert [c.shape[1] for c in result.codes[11:]] == [0, 0]
+    bits, expected = torch.cat(result.codes[:11], 1)[0], unpacked(recorded[f"{name}.bits"], 4121, 8)
+    before = sum(s.tokens for s in SQUARE.scales[:9])
+    assert torch.equal(bits[:before], expected[:before]) and (bits == expected).float().mean() >= 0.999
+    rows, at = 1 if cfg == 1 else 2, 0
+    for scale, layer, sublayer in itertools.product((9, 10), (3, 4, 5), SUBLAYERS):
+        tokens = SQUARE.scales[scale].tokens
+        mask = unpacked(recorded[f"{name}.kept"][at:at + rows * tokens // 8], rows, tokens).bool()
+        at += rows * tokens // 8
+        assert mask.sum(1).tolist() == [{9: 615, 10: 800}[scale]] * rows
+        assert (mask & ~policy.chosen[(scale, layer, sublayer)]).sum(1).max() <= 2, (scale, layer, sublayer)
+    assert at == len(recorded[f"{name}.kept"]) and len(policy.chosen) == 18
+    error = (result.latent[0, :, ::4, ::4] - recorded[f"{name}.summed_codes"]).abs()
+    assert (error <= 1e-4).float().mean() >= 0.999
+    for scale in (8, 9, 10) if cfg != 1 else ():
+        torch.testing.assert_close(seen[scale][0, ::64], recorded[f"cfg.logits.{scale}"], rtol=0, atol=3e-4)
+
+
+def test_the_plain_fastvar_reproduces_it_too(reference):
+    """So that it may stand for the authors' program at other shapes."""
+    model, condition, recorded = reference
+    codes, f_hat, chosen = plain_fastvar(model, condition, SQUARE, 3.0, {9: 0.4, 10: 0.5, 11: 1, 12: 1}, 8, 3, 27)
+    assert torch.equal(torch.cat(codes[:11], 1)[0], unpacked(recorded["cfg.bits"], 4121, 8))
+    first = unpacked(recorded["cfg.kept"][:2 * 1024 // 8], 2, 1024)
+    assert all(torch.equal(keep.sort().values, row.nonzero().flatten()) for keep, row in zip(chosen[(9, 3, "attn")], first))
+    assert ((f_hat[0, :, ::4, ::4] - recorded["cfg.summed_codes"]).abs() <= 1e-4).all()
+
+
+# FastVAR, plainly, at other shapes ------------------------------------------------------------------
 
 
 class PlainMemory:
@@ -330,8 +421,7 @@ def plain_fastvar(model, condition, schedule, cfg: float, ratios: dict[int, floa
 @pytest.mark.parametrize("cfg", [3.0, 1.0])
 @pytest.mark.parametrize("schedule", [FULL, sv.ScaleSchedule([(1, s.w, s.h) for s in FULL])], ids=["wide", "tall"])
 def test_fastvar_is_what_its_authors_do(cfg, schedule):
-    """Kept sets of every sub-layer and guidance half, codes and f_hat. The plain version agrees with the authors' own program run
-    on a square schedule: all kept sets and bits equal, f_hat within 2e-6."""
+    """Codes, f_hat, and which tokens ran, in shapes their program cannot run."""
     model = tiny_infinity()
     condition = prompts(model, 3)
     ours = sv.sample(model, None, condition, schedule=schedule, cfg=cfg, top_k=1, temperature=1.0, top_p=0.0, pruning=sv.accelerator("fastvar"))
