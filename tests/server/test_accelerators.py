@@ -109,6 +109,40 @@ NEAR = {"evaluate": NODE + """app.canvas.ds.scale = 1.6; app.canvas.ds.offset[0]
 app.canvas.setDirty(true, true);""", "wait": 900}
 
 
+TAGS = "return [...document.querySelectorAll('.stepvar-compare')].map((e) => [...e.querySelectorAll('.stepvar-tag')].map((t) => t.textContent));"
+TIME = "return document.querySelector('.stepvar-eq-time').textContent;"
+
+
+def behind_pruning() -> dict:
+    """The demo workflow with a VAR Accelerator between StepVAR Pruning and the sampler."""
+    workflow = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
+    compared = json.loads((launch.ROOT / "workflows" / "VAR_compare_accelerators.json").read_text(encoding="utf-8"))
+    node = next(n for n in compared["nodes"] if n["type"] == "VARAccelerator") | {"id": 20, "pos": [370, 1000]}
+    [[number, pruning, *_]] = [link for link in workflow["links"] if link[5] == "VAR_MODEL" and link[1] == 5]
+    link = next(entry for entry in workflow["links"] if entry[0] == number)
+    workflow["links"].append([90, pruning, 0, 20, 0, "VAR_MODEL"])
+    link[1] = 20
+    node["inputs"][0]["link"], node["outputs"][0]["links"] = 90, [number]
+    next(n for n in workflow["nodes"] if n["id"] == pruning)["outputs"][0]["links"] = [90]
+    return workflow | {"nodes": [*workflow["nodes"], node], "last_node_id": 20, "last_link_id": 90}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("renderer", ["classic", "vue"])
+def test_runs_of_a_method_are_named_and_not_taken_for_prunings(frontend, renderer):
+    workflow = json.loads((launch.ROOT / "workflows" / "VAR_compare_accelerators.json").read_text(encoding="utf-8"))
+    alone = {"evaluate": TIME}
+    replaced, compared = frontend.drive(renderer, [
+        {"name": "replaced", "workflow": behind_pruning(), "queue": True, "steps": [{"wait": 1500}, alone]},
+        {"name": "compared", "workflow": workflow, "queue": True, "steps": [{"wait": 1500}, {"shoot": "compared"}, {"evaluate": TAGS}, alone]}])
+    for result in (replaced, compared):
+        assert (result["ending"], result["packErrors"]) == ("execution_success", [])
+    assert replaced["steps"][1].startswith("run once for seconds"), "the time of a method is no measure of StepVAR Pruning's"
+    tags, time = [answer for answer in compared["steps"] if answer]
+    assert tags == [["A", "B \u00b7 stepvar"], ["A", "B \u00b7 FastVAR"]]
+    assert not time.startswith("run once"), "the other samplers' runs count"
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_only_the_chosen_methods_widgets_are_shown(frontend, renderer):
