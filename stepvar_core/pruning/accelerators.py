@@ -26,7 +26,7 @@ FASTVAR_LAST_LAYER = 27  # of Infinity 2B's 32: the last blocks run every token
 @dataclass(frozen=True)
 class Option:
     """One setting. choices, or low to high; a whole number where the default is one. neutral: the value at which it does nothing,
-    None where it only says how. published: None, or what PUBLISHED stands for, in words."""
+    None where it only says how."""
 
     name: str
     default: float | int | str
@@ -197,7 +197,7 @@ METHODS: dict[str, Method] = {
                 choices=tuple(h for h in HALVES if h != "both"))),
         fastervar),
     "skipvar": Method(
-        "SkipVAR plan", "Stops some scales early, or drops guidance in the last ones.",
+        "SkipVAR plan", "Stops some scales early, or drops guidance in the last ones, by fixed numbers.",
         "arXiv 2506.08908",
         "The two means of the paper with fixed numbers. Its classifiers, which choose them for each picture, are pickled files for "
         "Infinity 2B alone and not used.",
