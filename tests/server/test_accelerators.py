@@ -100,6 +100,9 @@ def test_typed_values_and_methods_are_refused_before_the_run(comfy):
 
 NODE = """const node = app.rootGraph.nodes.find((n) => n.type === "VARAccelerator");"""
 CHOOSE = NODE + """const w = node.widgets.find((x) => x.name === "method"); w.value = "%s"; w.callback?.(w.value, app.canvas, node);"""
+LINK = NODE + """const from = LiteGraph.createNode("PrimitiveNode"); app.rootGraph.add(from);
+from.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "method"));"""
+UNLINK = NODE + """app.rootGraph.remove(app.rootGraph.nodes.find((n) => n.type === "PrimitiveNode"));"""
 # what the canvas lays out, what Nodes 2.0 has put into the page, and what is saved
 READ = NODE + """
 const shown = [...document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget, [data-node-id="${node.id}"] [data-testid="node-widget"]`)];
@@ -150,10 +153,13 @@ def test_only_the_chosen_methods_widgets_are_shown(frontend, renderer):
     steps = [NEAR, {"evaluate": READ}, {"shoot": "fastvar"}]
     for method in METHODS:
         steps += [{"evaluate": CHOOSE % method, "wait": 700}, {"evaluate": READ}]
-    steps += [{"evaluate": CHOOSE % "lazyvar", "wait": 700}, {"shoot": "lazyvar"}]
+    steps += [{"evaluate": CHOOSE % "lazyvar", "wait": 700}, {"shoot": "lazyvar"}, {"evaluate": LINK, "wait": 700}, {"evaluate": READ},
+              {"evaluate": UNLINK, "wait": 700}, {"evaluate": READ}]
     [result] = frontend.drive(renderer, [{"name": "accelerator", "workflow": workflow, "steps": steps}])
     assert result["packErrors"] == [] and result["missing"] == []
-    first, *seen = [answer for answer in result["steps"] if answer]
+    first, *seen, linked, unlinked = [answer for answer in result["steps"] if answer]
+    assert linked["drawn"] == linked["names"], "a wire may bring any method"
+    assert unlinked["drawn"] == ["method", *(n for n in DEFAULTS if n.startswith("lazyvar_"))]
     assert first["names"] == ["method", *DEFAULTS] and first["drawn"] == ["method", *(n for n in DEFAULTS if n.startswith("fastvar_"))]
     for method, state in zip(METHODS, seen, strict=True):
         own = [f"{method}_{option.name}" for option in METHODS[method].options]

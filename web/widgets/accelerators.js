@@ -1,6 +1,7 @@
 // @ts-check
 // Shows only the chosen method's widgets on a VAR Accelerator node. Hidden ones keep their values and are saved as before.
 import { hiddenOptions } from "../lib/accelerators.js";
+import { isLinked } from "../lib/graph.js";
 import { after, on } from "../lib/listen.js";
 
 /** @param {any} node @param {{graph: EventTarget}} host @returns {(() => void) | void} */
@@ -11,7 +12,7 @@ export function attachMethods(node, host) {
 
   /** @param {boolean} fits whether the node takes the height its widgets need: not when a saved one is opened */
   function show(fits) {
-    const hidden = hiddenOptions(methods, method.value);
+    const hidden = hiddenOptions(methods, isLinked(node, "method") ? null : method.value); // a wire may bring any of them
     const changed = node.widgets.filter((/** @type {any} */ w) => Boolean(w.hidden) !== hidden.has(w.name));
     if (!changed.length) return;
     for (const widget of changed) {
@@ -23,7 +24,8 @@ export function attachMethods(node, host) {
     node.setDirtyCanvas?.(true, true);
   }
 
-  const undo = [after(method, "callback", () => show(true)), after(node, "onConfigure", () => show(false)), on(host.graph, "loaded", () => show(false))];
+  const undo = [after(method, "callback", () => show(true)), after(node, "onConnectionsChange", () => show(true)),
+    after(node, "onConfigure", () => show(false)), on(host.graph, "loaded", () => show(false))];
   show(true);
   return () => undo.forEach((leave) => leave());
 }
