@@ -44,7 +44,6 @@ class Cost:
     block_bytes: int = 0      # the most a block holds per token that runs, its stream included
     draw_bytes: int = 0       # from head to code, per position and picture
     held_bytes: int = 0       # per image batch and row: modulation, text keys and values
-    sites: int = 2            # sub-layers of a block
 
 
 class NextScaleModel(nn.Module):
