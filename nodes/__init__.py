@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .accelerators import VARAccelerator
 from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
 from .compare import VARCompare
@@ -11,8 +12,8 @@ from .pruning import StepVARPruning
 from .routes import register_routes
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARSampler, VAREncode, StepVARMaskOverlay,
-         StepVARReport, VARCompare]
+NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARAccelerator, VARSampler, VAREncode,
+         StepVARMaskOverlay, StepVARReport, VARCompare]
 
 
 class StepVARExtension(ComfyExtension):

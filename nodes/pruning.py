@@ -31,7 +31,7 @@ class StepVARPruning(io.ComfyNode):
                         "texture run, the others are filled from them (StepVAR, arXiv 2603.01757).",
             search_aliases=["StepVAR", "token pruning", "speed up VAR", "accelerate", "FastVAR"],
             inputs=[
-                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied."),
+                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied. A VAR Accelerator before this node is replaced."),
                 with_options({"stepvar_presets": PRESETS, "stepvar_preset_settings": PRESET_SETTINGS}, io.Combo, "preset", options=[*PRESETS, CUSTOM],
                              default=DEFAULT_PRESET,
                              tooltip="A named set of ratios. Custom uses the ratio sliders below; any other preset replaces them. Faithful "
@@ -65,8 +65,8 @@ class StepVARPruning(io.ComfyNode):
                          tooltip="Neighbourhood that counts as local average for texture, in tokens. Larger sees coarser texture; the time "
                                  "hardly changes."),
                 advanced(io.Combo, "selector", options=list(SELECTORS), default="stepvar",
-                         tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; or a baseline to "
-                                 "compare with. Changes which tokens stay; the time is nearly the same."),
+                         tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; turn, the same by "
+                                 "direction (LazyVAR); or a baseline to compare with. Changes which tokens stay; the time is nearly the same."),
                 advanced(io.Int, "coverage", default=0, min=0, max=16,
                          tooltip="Keep at least one token in every n x n cell, so that no area is left empty. 0 is off. Small values keep "
                                  "more tokens and take more time."),

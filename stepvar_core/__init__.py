@@ -16,6 +16,7 @@ from .errors import (
     ShapeMismatch,
     StepVARError,
 )
+from .pruning.accelerators import accelerator
 from .pruning.policy import NoPruning, StepVAR
 from .registry import load_model, load_vae
 from .sampler import Result, ScaleStep, sample
@@ -25,5 +26,5 @@ from .trace import ScaleTrace, Trace
 __all__ = [
     "CheckpointMismatch", "ConditionMismatch", "Estimate", "LatentMismatch", "NoPruning", "OptionError", "Pass", "Result",
     "Scale", "ScaleSchedule", "ScaleStep", "ScaleTrace", "ScheduleMismatch", "ShapeMismatch", "StepVAR", "StepVARError",
-    "Trace", "estimate", "load_model", "load_vae", "sample",
+    "Trace", "accelerator", "estimate", "load_model", "load_vae", "sample",
 ]

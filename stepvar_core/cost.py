@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from . import guidance
 from .kv_cache import cache_bytes
 from .models.base import TEXT_TOKENS, Cost
-from .pruning.plan import FILLS, PassPlan
+from .pruning.plan import PassPlan, remembered
 from .pruning.policy import NoPruning
 from .schedule import ScaleSchedule
 
@@ -29,8 +29,8 @@ class ScaleCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache and
-    the largest activations, without what an allocator rounds up and a kernel's own workspace."""
+    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache, what the
+    `cache` fill remembers and the largest activations, without what an allocator rounds up and a kernel's own workspace."""
 
     scales: tuple[ScaleCost, ...]
     flops: int
@@ -63,7 +63,7 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
 
     text_tokens: length of the prompt, where the family reads one.
     """
-    policy = pruning or NoPruning()
+    policy = (pruning or NoPruning()).resolve(model, schedule)
     weights = guidance.weights(model, cfg, schedule)
     cost = model.cost(text_tokens)
     layers = cost.layers
@@ -81,7 +81,7 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     held = max(rows) * cost.held_bytes + F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     working = max(*(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)), rows[-1] * plans[-1].tokens * cost.tail_bytes)
-    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + held + _remembered_bytes(cost, plans, rows, itemsize) + working)
+    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + held + _changes_bytes(cost, itemsize, plans, rows) + working)
 
 
 def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
@@ -95,13 +95,13 @@ def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * spread))
 
 
-def _remembered_bytes(cost: Cost, plans: list[PassPlan], rows: list[int], itemsize: int) -> int:
-    """Changes of the last scale before the pruned ones, which the cache fill copies from."""
-    pruned = next((i for i, p in enumerate(plans) if not p.is_dense), 0)
-    if not pruned or not FILLS[plans[pruned].fill].from_earlier:
-        return 0
-    sites = 1 if plans[pruned].scope == "scale" else (cost.layers - plans[pruned].first_layer) * cost.sites
-    return sites * rows[pruned - 1] * plans[pruned - 1].tokens * cost.width * itemsize
+def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[int]) -> int:
+    """What the `cache` fill holds of an earlier scale, at most: of each pruned layer's sub-layers, or of the whole stack once."""
+    def held(i: int) -> int:
+        sites = (3 if cost.cross_per_token else 2) * sum(plans[i].prunes(layer) for layer in range(cost.layers))
+        return rows[i] * plans[i].tokens * cost.width * itemsize * (sites if plans[i].scope == "sublayer" else 1)
+
+    return max((held(i) for i in remembered(plans)), default=0)
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:

@@ -9,7 +9,7 @@
 
 Finished pictures are skipped, so a run that was stopped goes on; a picture depends on its prompt, number and --seed alone, never on
 the batch it is drawn in. --ray spreads the prompts over the machines of a Ray cluster (`pip install "ray[data]"`; --out and the files
-must lie under the same path on all of them). Run it once with --preset Off and once with another, and score both folders.
+must lie under the same path on all of them). Run it once with --preset Off and once with another, or with a rival's --method, and score both folders.
 
 Layouts, as read in the scorers: GenEval (djghosh13/geneval, evaluation/evaluate_images.py): NNNNN/metadata.jsonl and NNNNN/samples/N.png.
 DPG-Bench (TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py): NAME.png, up to four pictures in a 2 x 2 grid, and no other file.
@@ -38,6 +38,7 @@ from torch import Tensor
 
 from .errors import ConditionMismatch, OptionError, StepVARError
 from .labels import class_names, parse_labels
+from .pruning.accelerators import METHODS, accelerator
 from .pruning.policy import StepVAR
 from .pruning.presets import PRESETS, apply_preset
 from .registry import load_model, load_vae
@@ -171,6 +172,7 @@ class Plan:
     size: str | None = None
     features: str = ""
     text_encoder: str = ""
+    method: str = ""  # of pruning.accelerators, whose options `pruning` then holds
 
     @property
     def images(self) -> Path:
@@ -196,7 +198,7 @@ class Drawer:
         self.model = load_model(plan.model, device=plan.device, dtype=dtype)
         self.vae = load_vae(plan.vae, device=plan.device)
         self.schedule = self.model.schedule(plan.aspect_ratio, plan.size)
-        self.policy = StepVAR(**{"ratios": (), **plan.pruning})
+        self.policy = accelerator(plan.method, **plan.pruning) if plan.method else StepVAR(**{"ratios": (), **plan.pruning})
         if plan.preset:
             self.policy = apply_preset(self.policy, plan.preset, self.model.family, self.schedule, self.model.full_scales)
         self.read = None
@@ -428,12 +430,24 @@ def summary(plan: Plan) -> str:
 
 def setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
-    if not equals or name not in StepVAR.__dataclass_fields__ or name in ("protect", "ratios"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE of a StepVAR setting")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def pruning_of(a: argparse.Namespace) -> dict:
+    """Settings of StepVAR, or options of --method, checked. Raises OptionError."""
+    settings = dict(a.set)
+    if a.method:
+        if a.preset or a.ratios:
+            raise OptionError("--method was given with --preset or --ratios, which are StepVAR's.", "Give one of them, and a method's options with --set.")
+        return dict(accelerator(a.method, **settings).options)
+    if unknown := sorted(name for name in settings if name not in StepVAR.__dataclass_fields__ or name in ("protect", "ratios")):
+        raise OptionError(f"--set names {', '.join(unknown)}, no setting of StepVAR.", "Use names of sv.StepVAR's arguments, or --method.")
+    return ({"ratios": a.ratios} if a.ratios else {}) | settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -455,7 +469,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="", choices=list(PRESETS))
     p.add_argument("--ratios", type=float, nargs="+", help="pruned fractions, the last scale's first; instead of a preset")
     p.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
-                   help="other StepVAR settings, for example fill=zero selector=update")
+                   help="other StepVAR settings, for example fill=zero selector=update; or options of --method, for example skip_scales=0")
+    p.add_argument("--method", default="", choices=["", *METHODS], help="a rival method instead of StepVAR")
     p.add_argument("--features", default="", help=".safetensors of text features by prompt id")
     p.add_argument("--text-encoder", default="", help="folder of FLAN-T5 XL, read with transformers")
     p.add_argument("--encode-only", metavar="FILE", help="write the features of all prompts and stop")
@@ -477,11 +492,10 @@ def main(arguments: list[str] | None = None) -> None:
         if count < 1 or a.batch < 1 or (LAYOUTS[layout].is_grid and count > 4):
             raise OptionError(f"per-prompt is {count} and batch {a.batch}.", "Use at least 1 of each, and at most 4 per prompt for a grid.")
         sampling = {k: v for k in ("cfg", "temperature", "top_k", "top_p") if (v := getattr(a, k)) is not None}
-        pruning = {"ratios": a.ratios} if a.ratios else {}
         # absolute, since Ray's workers start elsewhere
         out, model, vae, features, encoder = (path and str(Path(path).resolve()) for path in (a.out, a.model, a.vae, a.features, a.text_encoder))
-        plan = Plan(out, layout, count, model, vae, a.device, a.dtype, a.batch, a.seed, a.preset, pruning | dict(a.set), sampling, a.aspect_ratio,
-                    a.size, features, encoder)
+        plan = Plan(out, layout, count, model, vae, a.device, a.dtype, a.batch, a.seed, a.preset, pruning_of(a), sampling, a.aspect_ratio,
+                    a.size, features, encoder, a.method)
         classes = getattr(load_model(a.model).config, "num_classes", 0) if a.prompts == "classes" else 0
         prompts = read_prompts(a.prompts, layout, classes)[:a.first]
         if a.encode_only:

@@ -220,10 +220,10 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
 def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
     """The leading passes that are forced and dense and so need not wait for each other; none when there is only one.
 
-    The last pass of a run is left out: the cache keeps no slot for it.
+    The last pass that runs is left out: the cache keeps no slot for it.
     """
-    prefix = []
-    for step in job.passes[:-1]:
+    prefix, last = [], max(step.index for step in job.passes if not job.plans[step.index].is_skipped)
+    for step in job.passes[:last]:
         i, rows = step.index, job.slice_of_rows(step.index)
         is_forced = job.forced[i] is not None and job.redraw[i] is None
         if not is_forced or not pruning.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
@@ -379,7 +379,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         raise ConditionMismatch(f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture.")
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
-    policy = pruning or NoPruning()
+    policy = (pruning or NoPruning()).resolve(model, schedule)
     options = Options.read(options, model)
     where = model.guidance_places(options.guidance_layers)
     weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)

@@ -3,6 +3,7 @@
 // where a widget fails to start, the nodes work with plain widgets.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { attachMethods } from "./widgets/accelerators.js";
 import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
 import { createEqualizer } from "./widgets/equalizer.js";
@@ -20,6 +21,7 @@ const graph = new EventTarget();
 const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
   StepVARPruning: [attachPresets, createEqualizer()],
+  VARAccelerator: [attachMethods],
   VARSampler: [attachSamplerOverlay],
   StepVARMaskOverlay: [attachMaskOverlay],
   VARCompare: [attachCompare],

@@ -49,7 +49,6 @@ class Cost:
     draw_bytes: int = 0       # from head to code, per position and picture
     spread_bytes: int = 0     # of it, what a position without an answer of its own takes; 0 = half
     held_bytes: int = 0       # per image batch and row: modulation, text keys and values
-    sites: int = 2            # sub-layers of a block
 
 
 class NextScaleModel(nn.Module):

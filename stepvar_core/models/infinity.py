@@ -440,4 +440,4 @@ class Infinity(NextScaleModel):
                     embed_per_token=2 * c.bits * c.width, per_run_and_row=9 * square + text_tokens * text,
                     cross_per_token=4 * text_tokens * c.width,
                     block_bytes=(12 + 8 * self.dtype.itemsize) * c.width, draw_bytes=16 * c.width,
-                    held_bytes=c.depth * c.width * (6 * 4 + 2 * text_tokens * self.dtype.itemsize), sites=3)
+                    held_bytes=c.depth * c.width * (6 * 4 + 2 * text_tokens * self.dtype.itemsize))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -45,7 +46,10 @@ FILLS = {
 
 @dataclass(frozen=True)
 class PassPlan:
-    """One pass on the host: `kept` of `tokens` run from `first_layer` on; 0 kept = the pass is skipped."""
+    """One pass on the host: `kept` of `tokens` run from `first_layer` to `last_layer` (None = the end); 0 kept = the pass is skipped.
+
+    cfg_mask: whether the guidance halves share one choice of tokens.
+    """
 
     tokens: int
     kept: int
@@ -53,6 +57,8 @@ class PassPlan:
     scope: str = "scale"
     fill: str = "nearest"
     halves: str = "both"
+    last_layer: int | None = None
+    cfg_mask: str = "shared"
 
     @property
     def is_skipped(self) -> bool:
@@ -69,11 +75,21 @@ class PassPlan:
 
     def layer_tokens(self, layer: int) -> int:
         """Tokens that run, and enter the KV cache, in one layer."""
-        return self.tokens if layer < self.first_layer else self.kept
+        return self.kept if self.prunes(layer) else self.tokens
+
+    def prunes(self, layer: int) -> bool:
+        """Whether a layer is among those that leave tokens out."""
+        return self.first_layer <= layer and (self.last_layer is None or layer <= self.last_layer)
 
 
 def dense_plan(scale: Scale, halves: str = "both") -> PassPlan:
     return PassPlan(scale.tokens, scale.tokens, halves=halves)
+
+
+def remembered(plans: list[PassPlan]) -> set[int]:
+    """Passes whose changes the `cache` fill of later ones reads: dense ones that a pruned one follows."""
+    running = [i for i, plan in enumerate(plans) if not plan.is_skipped]
+    return {a for a, b in zip(running, running[1:]) if FILLS[plans[b].fill].from_earlier and plans[a].is_dense and not plans[b].is_dense}
 
 
 @dataclass
@@ -106,7 +122,7 @@ class RecordingTokens(DenseTokens):
 
     def through(self, fn, x_RLC: Tensor, site) -> Tensor:
         change = fn(x_RLC)
-        if self.plan.scope == "sublayer" and site[0] >= self.plan.first_layer:
+        if self.plan.scope == "sublayer" and self.plan.prunes(site[0]):
             self.earlier.changes[site] = change
         return change
 
@@ -117,11 +133,12 @@ class RecordingTokens(DenseTokens):
 
 
 class KeptTokens(DenseTokens):
-    """Runs one pass on the tokens that score highest. score(x_BLC) -> Scores, forced_BN: positions that must stay.
+    """Runs one pass on the tokens that score highest. score(x_BLC) -> Scores of one guidance half.
 
     One index set per image, chosen on the first rows (the conditional ones when both halves run), shared with the
-    other half, ascending. Scope `scale` chooses once and keeps a sparse stream; `sublayer` chooses and fills around
-    each sub-layer on a dense stream, FastVAR's way.
+    other half, ascending; with cfg_mask `separate` each half chooses its own, and what is shown is the first one's.
+    Scope `scale` chooses once and keeps a sparse stream; `sublayer` chooses and fills around each sub-layer on a
+    dense stream, FastVAR's way.
     """
 
     def __init__(self, plan: PassPlan, step: Pass, batch: int, rows: slice, score: Callable[[Tensor], Scores], earlier: Earlier):
@@ -143,7 +160,7 @@ class KeptTokens(DenseTokens):
         return gather_tokens(x_RLC, self.index_BK)
 
     def through(self, fn, x_RLC: Tensor, site) -> Tensor:
-        if self.plan.scope == "scale" or site[0] < self.plan.first_layer:
+        if self.plan.scope == "scale" or not self.plan.prunes(site[0]):
             return fn(x_RLC)
         self._select(x_RLC)
         self.is_sparse = True
@@ -161,7 +178,7 @@ class KeptTokens(DenseTokens):
         if not self.is_sparse:
             return table_RLX
         if len(table_RLX) == 1:
-            table_RLX = table_RLX.expand(self.batch, -1, -1)
+            table_RLX = table_RLX.expand(len(self.index_BK), -1, -1)
         return gather_tokens(table_RLX, self.index_BK)
 
     # after the blocks ----------------------------------------------------------------------------
@@ -183,11 +200,13 @@ class KeptTokens(DenseTokens):
     # ---------------------------------------------------------------------------------------------
 
     def _select(self, x_RLC: Tensor) -> None:
-        scores = self.score(x_RLC[:self.batch].float())
-        self.index_BK = keep_top(scores.ranking if scores.ranking is not None else scores.importance, self.plan.kept)
+        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else (x_RLC[:self.batch],)
+        scores = [self.score(x_BLC.float()) for x_BLC in halves]
+        chosen = [keep_top(s.importance if s.ranking is None else s.ranking, self.plan.kept) for s in scores]
+        self.index_BK = chosen[0] if len(chosen) == 1 else torch.cat(chosen)  # (2B, K) where the halves choose separately
         self.mask_BN = kept_mask(self.index_BK, self.plan.tokens)
         if self.first_mask_BN is None:
-            self.first_mask_BN, self.scores = self.mask_BN, scores
+            self.first_mask_BN, self.scores = self.mask_BN[:self.batch], scores[0]
 
     def _source_BN(self) -> Tensor:
         """For every position the place, among the kept tokens, it copies from."""

@@ -1,7 +1,7 @@
 """Policies: settings that decide, per pass, how many tokens run and which. StepVAR is the first of them.
 
-A policy is a frozen dataclass, shared freely between runs. `plan` answers on the host, before anything runs; `begin`
-makes the per-run object that hands each pass its token plan and dies with the run.
+A policy is a frozen dataclass, shared freely between runs. `resolve` settles what depends on the model; `plan` answers on the
+host, before anything runs; `begin` makes the per-run object that hands each pass its token plan and dies with the run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from ..errors import OptionError, ShapeMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-from .plan import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan
+from .plan import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan, remembered
 from .recovery import anchor_mask
-from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy
+from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy, update_turn
 
 SCOPES = ("scale", "sublayer")
 PROTECT_MODES = ("add", "keep")
-CFG_MASKS = ("shared",)
+CFG_MASKS = ("shared", "separate")
 PROTECTED_SHARE = 0.25  # a cell is protected when at least this much of it is painted
 START_SEED = 20260303   # the power iteration's private stream: the sampling streams must not notice it
 
@@ -49,6 +49,9 @@ class NoPruning:
     def plan(self, schedule: ScaleSchedule, first_layer: int, layers: int, batch: int = 1) -> list[PassPlan]:
         return [dense_plan(step.scale) for step in schedule.passes]
 
+    def resolve(self, model, schedule: ScaleSchedule) -> NoPruning:
+        return self
+
     def begin(self, plans, schedule: ScaleSchedule, batch: int, width: int, device, noise) -> DenseRun:
         return DenseRun(plans)
 
@@ -65,7 +68,8 @@ class StepVAR:
     iterations: of the power iteration. kernel: edge of the high-pass mean, odd. first_layer: block whose input is
     scored, None = the family's. scope: "scale" or "sublayer". fill: one of FILLS. coverage: n keeps at least one token
     per n x n cell. protect: mask (B or 1, H, W), 1 = protect; protect_mode "add" raises the score, "keep" forces it.
-    guidance_late: which guidance half runs in the last guidance_late_scales scales.
+    guidance_late: which guidance half runs in the last guidance_late_scales scales. With scope "sublayer" only:
+    last_layer, the last block that leaves tokens out, None = the end; cfg_mask "separate", each guidance half chooses its own.
     Raises OptionError for anything out of range.
     """
 
@@ -84,6 +88,7 @@ class StepVAR:
     cfg_mask: str = "shared"
     guidance_late: str = "both"
     guidance_late_scales: int = 0
+    last_layer: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "ratios", _ratios(self.ratios))
@@ -96,8 +101,13 @@ class StepVAR:
             _whole(name, getattr(self, name), low, high)
         if self.kernel % 2 == 0:
             raise OptionError(f"kernel is {self.kernel}.", "Use an odd number: the mean is centred on its token.")
-        if self.first_layer is not None:
-            _whole("first_layer", self.first_layer, 0, 1000)
+        for name in ("first_layer", "last_layer"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 0, 1000)
+        for name, usual in (("last_layer", None), ("cfg_mask", "shared")):
+            if self.scope == "scale" and getattr(self, name) != usual:
+                raise OptionError(f"{name} is {getattr(self, name)!r} with scope 'scale', which drops tokens once for all layers and both halves.",
+                                  "Use scope 'sublayer' with it.")
         if self.protect is not None and (self.protect.ndim != 3 or not self.protect.numel() or not bool(self.protect.isfinite().all())):
             raise ShapeMismatch(f"The protect mask is {tuple(self.protect.shape)}.", "Give finite values of shape (B, H, W), 1 = protect.")
 
@@ -106,6 +116,10 @@ class StepVAR:
         return f"{self.selector} {'/'.join(f'{r:g}' for r in used)} fill {self.fill}" if used else "off"
 
     # host ------------------------------------------------------------------------------------
+
+    def resolve(self, model, schedule: ScaleSchedule) -> StepVAR:
+        """The policy that runs on `model` over `schedule`: this one, whose settings fit any model."""
+        return self
 
     def ratio(self, step: Pass, schedule: ScaleSchedule) -> float:
         """The pruned fraction of one pass. Of a video, the image clip is exempt (DESIGN 2.1)."""
@@ -126,6 +140,9 @@ class StepVAR:
         first = first_layer if self.first_layer is None else self.first_layer
         if first >= layers:
             raise OptionError(f"first_layer is {first}; the model has {layers} blocks.", f"Use 0 to {layers - 1}.")
+        if self.last_layer is not None and self.last_layer < first:
+            raise OptionError(f"last_layer is {self.last_layer}, before first_layer {first}: no layer would leave tokens out.",
+                              f"Use {first} or more, or ratios of 0.")
         if self.guidance_late == "unconditional" and self.guidance_late_scales >= len(schedule):
             raise OptionError(f"guidance_late_scales is {self.guidance_late_scales} of {len(schedule)} scales: nothing would follow the condition.",
                               "Use fewer scales; for a picture without a condition, give it none.")
@@ -136,7 +153,8 @@ class StepVAR:
             if 0 < kept < n:
                 kept = max(kept, self._forced_count(step.scale, batch))
             is_late = len(schedule) - step.scale_index <= self.guidance_late_scales
-            plans.append(PassPlan(n, kept, first, self.scope, self.fill, self.guidance_late if is_late else "both"))
+            plans.append(PassPlan(n, kept, first, self.scope, self.fill, self.guidance_late if is_late else "both",
+                                  self.last_layer, self.cfg_mask))
         if self.fill == "cache" and not plans[0].is_dense:
             raise OptionError("The cache fill copies from an earlier dense scale, and the first scale is pruned already.",
                               "Use fewer ratios or another fill.")
@@ -195,7 +213,7 @@ class StepVARRun:
     def __init__(self, policy: StepVAR, plans, batch: int, start_C: Tensor, noise: Callable, extras: dict):
         self.policy, self.plans, self.batch = policy, plans, batch
         self.start_C, self.noise, self.extras = start_C, noise, extras
-        self.earlier = Earlier()
+        self.earlier, self.remembered = Earlier(), remembered(plans)
         self.f_hats: tuple[Tensor | None, Tensor | None] = (None, None)  # before and after the last pass that ran
 
     def saw(self, step: Pass, f_hat: Tensor) -> None:
@@ -205,15 +223,15 @@ class StepVARRun:
     def tokens(self, step: Pass, plan: PassPlan, rows: slice):
         if not plan.is_dense:
             return KeptTokens(plan, step, self.batch, rows, lambda x: self._score(x, step), self.earlier)
-        following = self.plans[step.index + 1:step.index + 2]
-        if self.policy.fill == "cache" and following and not following[0].is_dense:
+        if step.index in self.remembered:
             return RecordingTokens(plan, step, self.earlier)
         return DENSE
 
     def _score(self, x_BLC: Tensor, step: Pass):
         policy = self.policy
         context = ScoreContext(step.scale, self.start_C, lambda name, shape: self.noise(name, step.index, shape),
-                               policy.structure_weight, policy.normalise, policy.iterations, policy.kernel, lambda: self._update(step.scale))
+                               policy.structure_weight, policy.normalise, policy.iterations, policy.kernel, lambda: self._update(step.scale),
+                               lambda: self._turn(step.scale))
         scores = SELECTORS[policy.selector](x_BLC, context)
         hard, soft = self.extras[step.index]
         if soft is not None:
@@ -226,6 +244,10 @@ class StepVARRun:
     def _update(self, scale: Scale) -> Tensor | None:
         before, after = self.f_hats
         return None if after is None else update_energy(after if before is None else after - before, scale)
+
+    def _turn(self, scale: Scale) -> Tensor | None:
+        before, after = self.f_hats
+        return None if before is None else update_turn(before, after, scale)
 
 
 def _cells(values_BN: Tensor, scale: Scale, n: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Which tokens of a scale matter: scores over the grid, higher means keep.
 
 StepVAR (arXiv 2603.01757): structure is the first principal component of the tokens, texture their high-pass residual.
-`update` keeps what the last pass changed most in the picture so far; the others are baselines to compare with. All work on
+`update` and `turn` keep what the last pass changed most in the picture so far; the others are baselines to compare with. All work on
 float32 features of one scale, per image.
 """
 
@@ -92,7 +92,7 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"minmax": _minmax, "zscore
 class ScoreContext:
     """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream.
 
-    update() -> (B, L), see `update`, or None where no pass ran before.
+    update() -> (B, L), see `update`, or None where no pass ran before; turn() the same for `turn`, None before two passes ran.
     """
 
     scale: Scale
@@ -103,6 +103,7 @@ class ScoreContext:
     iterations: int = 5
     kernel: int = 3
     update: Callable[[], Tensor | None] = lambda: None
+    turn: Callable[[], Tensor | None] = lambda: None
 
 
 def stepvar(x_BLC: Tensor, context: ScoreContext) -> Scores:
@@ -143,6 +144,24 @@ def update(x_BLC: Tensor, context: ScoreContext) -> Scores:
     return Scores((energy_BL / step).round() * step)
 
 
+def turn(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """LazyVAR's update index: how far the last pass that ran turned f_hat at each place, U = 1 - cos(before, after).
+
+    Where fewer than two passes ran before, `update` stands in. Compared in steps, as there and for the same reason.
+    """
+    turn_BL = context.turn()
+    if turn_BL is None:
+        return update(x_BLC, context)
+    step = (turn_BL.amax(1, keepdim=True) * 2 ** -14).clamp_min(2 ** -18)  # cosines of float32 are no finer
+    return Scores((turn_BL / step).round() * step)
+
+
+def update_turn(before: Tensor, after: Tensor, scale: Scale) -> Tensor:
+    """(B, L): 1 - cosine of f_hat, (B, C, H, W) or (B, C, T, H, W), before and after a pass, both resized to a scale's grid."""
+    grids = [F.interpolate(f.float() if f.ndim == 5 else f.float().unsqueeze(2), size=scale.grid, mode="area") for f in (before, after)]
+    return 1 - F.cosine_similarity(*grids, dim=1).flatten(1)
+
+
 def update_energy(change: Tensor, scale: Scale) -> Tensor:
     """(B, L): mean energy per cell of a scale's grid of a change of f_hat, (B, C, H, W) or (B, C, T, H, W)."""
     energy = change.float().square().sum(1, keepdim=True)
@@ -171,7 +190,7 @@ def checkerboard(x_BLC: Tensor, context: ScoreContext) -> Scores:
 SELECTORS: dict[str, Callable[[Tensor, ScoreContext], Scores]] = {
     "stepvar": stepvar, "texture": texture_only, "structure": structure_only, "distance": distance_to_mean,
     "random": random, "checkerboard": checkerboard, "lowest_texture": lowest_texture,
-    "update": update}
+    "update": update, "turn": turn}
 
 
 def keep_top(importance_BL: Tensor, keep: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import stepvar_core as sv
+from stepvar_core.pruning.accelerators import METHODS
 from stepvar_core.pruning.plan import FILLS, KeptTokens
 from stepvar_core.pruning.policy import StepVARRun
 from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, preset_ratios
@@ -27,7 +28,7 @@ FAINTEST = 1e-3  # a copy that faded below this adds nothing
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to prune. options: arguments of StepVAR. peek: scores of the bench's own, "oracle", "update_two" or "update_texture".
+    """One way to prune. options: arguments of StepVAR, or of sv.accelerator for a `method`. peek: scores of the bench's own, "oracle", "update_two" or "update_texture".
     blend: sigma in cells of the fade of copies with distance; sure: copied places take the likeliest code instead of drawing one."""
 
     name: str
@@ -35,17 +36,18 @@ class Setting:
     peek: str = ""
     blend: float = 0.0
     sure: bool = False
+    method: str = ""
 
     @property
     def key(self) -> str:
         """What is computed, whatever it is called: results are stored under it."""
-        extra = {k: v for k, v in (("peek", self.peek), ("blend", self.blend), ("sure", self.sure)) if v}
+        extra = {k: v for k, v in (("peek", self.peek), ("blend", self.blend), ("sure", self.sure), ("method", self.method)) if v}
         return json.dumps(self.options | extra, sort_keys=True)
 
-    def policy(self, peek: Peek | None = None) -> sv.StepVAR:
+    def policy(self, peek: Peek | None = None):
         if self.peek or self.blend or self.sure:
             return BenchPolicy(**self.options, setting=self, state=peek or Peek())
-        return sv.StepVAR(**self.options)
+        return sv.accelerator(self.method, **self.options) if self.method else sv.StepVAR(**self.options)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
     """All experiments for a model of so many blocks."""
     half = {"ratios": (0.5, 0.5)}
     best = half | {"selector": "update", "fill": "zero"}
-    selectors = ("random", "distance", "texture", "structure", "stepvar", "update", "checkerboard", "lowest_texture")
+    selectors = ("random", "distance", "texture", "structure", "stepvar", "update", "turn", "checkerboard", "lowest_texture")
     assert set(selectors) == set(SELECTORS)
     tail = range(1, min(5, len(schedule) - 1) + 1)
 
@@ -103,6 +105,9 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
               for n in range(1, 5)]
     presets = [(name, None, Setting(name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})}))
                for name in PRESETS]
+    rivals = [Setting(method.title, method=name) for name, method in METHODS.items()]
+    rivals += [Setting("FasterVAR, conditional half", {"half": "conditional"}, method="fastervar"),
+               Setting("update, zero at LazyVAR's ratios elsewhere", {"ratios": (0.8, 0.7), "selector": "update", "fill": "zero"})]
     return {
         "selector": Experiment("Which tokens are kept", "Does a selector find tokens that matter more than chance does?",
                                _sweep("selector", selectors, LAST_TWO), "random", "ratio of the last two scales"),
@@ -130,6 +135,8 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
         "combination": Experiment("What wins on a small grid", "Selector, coverage, fill and guidance together, half of the last two scales.",
                                   [(s.name, None, s) for s in combined], combined[0].name),
         "presets": Experiment("Presets", "What does each preset cost and keep?", presets, "Balanced"),
+        "rivals": Experiment("Rival accelerators", "What do other methods cost and keep at their own settings?",
+                             presets + [(s.name, None, s) for s in rivals], "Balanced"),
     }
 
 

@@ -65,10 +65,10 @@ def test_the_slope_is_the_power_that_was_put_in():
 
 def test_every_experiment_is_made_of_valid_settings():
     schedule = sv.ScaleSchedule.square((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
-    known = experiments(6, "var", schedule, len(schedule))
+    model, known = tiny_var(depth=6, edges=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)), experiments(6, "var", schedule, len(schedule))
     for name, experiment in known.items():
         for _, _, setting in experiment.settings:
-            setting.policy().plan(schedule, 0, 6, 2)
+            sv.estimate(model, schedule, setting.policy(), batch=2)
         names = [s.name for _, _, s in experiment.settings]
         assert len(set(names)) == len(names), name
         assert experiment.baseline in names or experiment.baseline in {series for series, _, _ in experiment.settings}, name

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
+from stepvar_core.pruning.accelerators import METHODS
 from stepvar_core.pruning.plan import FILLS
 from stepvar_core.pruning.policy import SCOPES
 from stepvar_core.pruning.selectors import SELECTORS
@@ -73,6 +74,13 @@ def test_sampling_waits_for_nothing_and_finds_all_where_it_runs(model, vae, cond
 @pytest.mark.parametrize(("model", "vae", "condition"), [p for p in families() if p.id != "infinity-2"])
 def test_pruning_neither(model, vae, condition, policy):
     for devices in run_without_numbers(model, vae, condition, pruning=policy):
+        assert set(devices) == {META}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("model", "vae", "condition"), [*families()][:2])
+def test_accelerators_neither(model, vae, condition, method):
+    for devices in run_without_numbers(model, vae, condition, pruning=sv.accelerator(method)):
         assert set(devices) == {META}
 
 

@@ -158,8 +158,22 @@ def test_what_cannot_be_read_is_refused(tmp_path, arguments):
         read_prompts(str(tmp_path / "gone.txt"), "text")
     with pytest.raises(SystemExit, match="Give one of them"):
         main(["classes", "--out", str(tmp_path / "out"), "--preset", "Balanced", "--ratios", "0.5", *arguments])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="--set names colour, no setting of StepVAR"):
         main(["classes", "--out", str(tmp_path / "out"), "--set", "colour=red", *arguments])
+    with pytest.raises(SystemExit, match="fastvar has no option fill"):
+        main(["classes", "--out", str(tmp_path / "out"), "--method", "fastvar", "--set", "fill=zero", *arguments])
+    with pytest.raises(SystemExit, match="which are StepVAR's"):
+        main(["classes", "--out", str(tmp_path / "out"), "--method", "fastvar", "--preset", "Balanced", *arguments])
+
+
+def test_a_rival_method_draws_what_sampling_with_it_gives(tmp_path, arguments, files):
+    main(["classes", "--out", str(tmp_path / "out"), "--method", "lazyvar", "--set", "keep_1=0.4", *arguments, "--first", "2", "--per-prompt", "1"])
+    model, vae = sv.load_model(files[0]), sv.load_vae(files[1])
+    result = sv.sample(model, vae, model.class_condition([1]), schedule=model.schedule(), rows=[1], pruning=sv.accelerator("lazyvar", keep_1=0.4))
+    expected = (vae.decode(result.latent)[0].clamp(0, 1) * 255).round().int().numpy()
+    assert np.abs(pixels(tmp_path / "out" / "images" / "00001_000.png").astype(int) - expected).max() <= 1
+    with pytest.raises(SystemExit, match="another pruning"):
+        main(["classes", "--out", str(tmp_path / "out"), "--method", "lazyvar", *arguments, "--first", "2", "--per-prompt", "1"])
 
 
 def test_columns_hold_every_picture_in_reading_order():

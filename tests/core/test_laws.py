@@ -290,7 +290,8 @@ def test_a_blank_code_has_no_features(tiny):
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("pruning", [None, *(sv.StepVAR((0.7, 0.4), fill=f) for f in FILLS), sv.StepVAR((0.5, 0.3), scope="sublayer"),
-                                     sv.StepVAR((0.5, 1)), sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2)])
+                                     sv.StepVAR((0.5, 1)), sv.StepVAR((1,)), sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
+                                     sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", cfg_mask="separate", last_layer=0)])
 def test_resuming_anywhere_is_never_having_stopped(tiny, pruning, smooth):
     arguments = {"pruning": pruning, "options": {"smooth": smooth}}
     whole = run(tiny, **arguments)

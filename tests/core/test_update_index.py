@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import stepvar_core as sv
-from stepvar_core.pruning.selectors import SELECTORS, ScoreContext, update_energy
+from stepvar_core.pruning.selectors import SELECTORS, ScoreContext, update_energy, update_turn
 
 
 def run(model, vae, policy, **options):
@@ -50,14 +50,28 @@ def test_rounding_ranks_nothing():
 
 def test_before_anything_ran_texture_stands_in(tiny):
     model, vae = tiny
-    kept = [run(model, vae, sv.StepVAR((0, 0, 0, 0, 0.5), selector=s))[0].trace.scales[0].kept for s in ("update", "texture")]
-    assert torch.equal(*kept)
+    kept = [run(model, vae, sv.StepVAR((0, 0, 0, 0, 0.5), selector=s))[0].trace.scales[0].kept for s in ("update", "turn", "texture")]
+    assert torch.equal(kept[0], kept[2]) and torch.equal(kept[1], kept[2])
 
 
+def test_turn_keeps_the_places_whose_direction_changed_most(tiny):
+    """Not the largest change: a picture that grows where it stands has turned nowhere."""
+    result, f_hats = run(*tiny, sv.StepVAR((0.5,), selector="turn"))
+    turn = 1 - F.cosine_similarity(f_hats[-2], f_hats[-3], dim=1).flatten(1)
+    kept = result.trace.scales[-1].kept.flatten(1)
+    assert keeps_the_largest(turn, kept) and not torch.equal(kept, run(*tiny, sv.StepVAR((0.5,), selector="update"))[0].trace.scales[-1].kept.flatten(1))
+    f = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    grown, turned = 2 * f, f.clone()
+    turned[..., 1, 0] *= -1
+    assert update_turn(f, grown, sv.Scale(1, 2, 2)).abs().max() < 1e-6
+    torch.testing.assert_close(update_turn(f, turned, sv.Scale(1, 2, 2)), torch.tensor([[0.0, 0.0, 2.0, 0.0]]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("selector", ["update", "turn"])
 @pytest.mark.parametrize("start", [2, 3, 4])
-def test_a_resumed_run_keeps_the_same_tokens(tiny, start):
+def test_a_resumed_run_keeps_the_same_tokens(tiny, start, selector):
     model, vae = tiny
-    policy = sv.StepVAR((0.5, 0.5), selector="update", fill="zero")
+    policy = sv.StepVAR((0.5, 0.5), selector=selector, fill="zero")
     whole, _ = run(model, vae, policy)
     again, _ = run(model, vae, policy, codes=whole, start_at_scale=start)
     assert all(torch.equal(a, b) for a, b in zip(whole.codes, again.codes))

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { decibels, moveDivider, nth, speedUp } from "../../web/lib/compare.js";
+import { decibels, moveDivider, nth, speedUp, tagOf } from "../../web/lib/compare.js";
 
 test("the speed-up says which one is faster, and nothing without both times", () => {
   assert.deepEqual(speedUp([2, 1.25]), { key: "compare.faster", times: "1.60" });
@@ -22,4 +22,9 @@ test("equal pictures are said to be, and one picture stands for all", () => {
   assert.equal(decibels(null, "identical"), "identical");
   assert.equal(decibels(27.25, ""), "27.3 dB");
   assert.deepEqual([nth(["x"], 3), nth(["x", "y"], 1)], ["x", "y"]);
+});
+
+test("a picture is tagged with its method where a trace names one", () => {
+  assert.equal(tagOf("B", "FastVAR 0.75/0.5"), "B · FastVAR");
+  assert.deepEqual([tagOf("A", "off"), tagOf("A", null), tagOf("A")], ["A", "A", "A"]);
 });

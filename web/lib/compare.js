@@ -2,7 +2,8 @@
 // Words and numbers of a comparison.
 
 /**
- * @typedef {{psnr: (number | null)[], ssim: number[], edges: number[], seconds: (number | null)[], a: any[], b: any[], difference: any[]}} Comparison
+ * @typedef {{psnr: (number | null)[], ssim: number[], edges: number[], seconds: (number | null)[], pruning?: (string | null)[],
+ *   a: any[], b: any[], difference: any[]}} Comparison pruning: how each was drawn, null without its trace
  */
 
 /** Decibels with one decimal; null, which stands for infinity, is said in words. @param {number | null} value @param {string} same */
@@ -19,6 +20,9 @@ export function speedUp([a, b]) {
   const times = (ratio >= 1 ? ratio : 1 / ratio).toFixed(2);
   return { key: times === "1.00" ? "compare.equal" : ratio > 1 ? "compare.faster" : "compare.slower", times };
 }
+
+/** What stands on a picture: its letter, and how it was drawn where a trace says so. @param {string} letter @param {string | null} [pruning] */
+export const tagOf = (letter, pruning) => (pruning && pruning !== "off" ? `${letter} · ${pruning.split(" ")[0]}` : letter);
 
 /** The entry for a picture of a list that holds one, or one for each. @template T @param {T[]} list @param {number} index */
 export const nth = (list, index) => list[Math.min(index, list.length - 1)];

@@ -1,6 +1,6 @@
 // @ts-check
 // VAR Compare: a divider to draw over two pictures, their difference, and the numbers beneath.
-import { decibels, moveDivider, nth, speedUp } from "../lib/compare.js";
+import { decibels, moveDivider, nth, speedUp, tagOf } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
 import { addDisplay, el, fileUrl, hideStockPreview, offerImages, picker, segments } from "./dom.js";
@@ -122,13 +122,16 @@ class CompareView {
   }
 
   showTimes() {
-    const { seconds } = this.data;
+    const { seconds, pruning = [] } = this.data;
     const faster = speedUp(seconds);
     const longest = Math.max(...seconds.map((s) => s ?? 0), 1e-9);
     this.verdict.textContent = faster ? this.say(faster.key, faster) : "";
-    this.bars.forEach(({ bar, text }, i) => {
+    const { bars } = this;
+    bars.forEach(({ bar, text }, i) => {
       bar.style.width = `${(100 * (seconds[i] ?? 0)) / longest}%`;
       text.textContent = seconds[i] === null ? "–" : duration(seconds[i]);
+      this.tags[i].title = text.title = pruning[i] ?? "";
+      this.tags[i].textContent = tagOf(bars[i].name, pruning[i]);
     });
     this.times.title = faster ? "" : this.say("compare.noTimes");
   }

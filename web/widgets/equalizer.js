@@ -288,6 +288,7 @@ function attach(node, host, plans, calibration) {
     const isWhole = trace.scales?.length === passes.length
       && passes.every((p, i) => !trace.scales[i].forced && trace.scales[i].tokens === p.tokens);
     if (!isWhole) return; // continued, stopped early, or of another size
+    if (findUpstream(root(), sampler, "VAR_MODEL", "VARAccelerator")) return; // these widgets do not say what such a run costs
     const pruning = findUpstream(root(), sampler, "VAR_MODEL", "StepVARPruning");
     const options = Object.fromEntries(pruning ? SETTINGS.map((name) => [name, widgetValue(root(), pruning, name)]) : []);
     const cfg = widgetValue(root(), sampler, "cfg") ?? -1;

@@ -301,7 +301,8 @@ export class OverlayView {
     const { run, phase, scale } = this.view;
     const { ran, tokens } = totals(run);
     const values = { n: scale + 1, count: run.scales.length, done: run.done, share: percent(ran, tokens), time: duration(run.seconds) };
-    return `${this.say("overlay.scale", values)} · ${this.say(`overlay.${phase === "done" ? "total" : phase}`, values)}`;
+    const how = run.pruning && run.pruning !== "off" ? ` · ${run.pruning}` : "";
+    return `${this.say("overlay.scale", values)} · ${this.say(`overlay.${phase === "done" ? "total" : phase}`, values)}${how}`;
   }
 
   aboutToken() {

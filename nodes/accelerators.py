@@ -1,0 +1,46 @@
+"""VAR Accelerator: other methods' ways to make a model faster, on the same wire as StepVAR Pruning."""
+
+from __future__ import annotations
+
+from ..stepvar_core.pruning.accelerators import METHODS, Option, accelerator
+from .bridge import io
+from .schema import VARModel, schema, with_options
+
+
+def _name(method: str, option: Option) -> str:
+    return f"{method}_{option.name}"
+
+
+def _widget(method: str, option: Option):
+    about = {"default": option.default, "tooltip": f"{METHODS[method].title}: {option.what}"}
+    if option.choices:
+        return io.Combo.Input(_name(method, option), options=list(option.choices), **about)
+    if option.is_whole:
+        return io.Int.Input(_name(method, option), min=int(option.low), max=int(option.high), **about)
+    return io.Float.Input(_name(method, option), min=option.low, max=option.high, step=0.01, **about)
+
+
+class VARAccelerator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        widgets = {name: [_name(name, option) for option in method.options] for name, method in METHODS.items()}
+        described = " ".join(f"{name}: {method.what} {method.fidelity}" for name, method in METHODS.items())
+        return schema(
+            node_id="VARAccelerator", display_name="VAR Accelerator", category="VAR/StepVAR",
+            description="Makes a VAR model faster by another published method, to compare StepVAR with on the same model and seed. Takes the place "
+                        "of a StepVAR Pruning before it; of two on one wire the later one counts.",
+            search_aliases=["speed up VAR", "accelerate", "baseline", "rival", *(method.title for method in METHODS.values()), "StageVAR"],
+            inputs=[
+                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied. What a StepVAR Pruning or VAR Accelerator "
+                                                "before this node says is replaced."),
+                with_options({"stepvar_methods": widgets}, io.Combo, "method", options=list(METHODS), default="fastvar",
+                             tooltip=f"Whose method to use; only its own settings below count. {described}"),
+                *(_widget(name, option) for name, method in METHODS.items() for option in method.options),
+            ],
+            outputs=[VARModel.Output(display_name="VAR_MODEL", tooltip="The same model with this method attached, for VAR Sampler. A StepVAR Pruning "
+                                                                      "after it would replace it.")])
+
+    @classmethod
+    def execute(cls, model, method, **settings) -> io.NodeOutput:
+        own = {option.name: settings[_name(method, option)] for option in METHODS[method].options} if method in METHODS else {}
+        return io.NodeOutput(model.with_policy(accelerator(method, **own)))
