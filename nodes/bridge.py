@@ -1,6 +1,6 @@
 """The host: memory, folders, progress, previews, messages to the browser.
 
-Nothing else imports it but text_encoders.py, which builds on the host's own text encoder classes.
+Nothing else imports it but text_encoders.py and qwen2.py, which build on the host's own text encoder classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import ComfyExtension, io, ui
 from PIL import Image
 
-from ..stepvar_core.checkpoints import SAFETENSORS, read_checkpoint, stamp
+from ..stepvar_core.checkpoints import LLM, SAFETENSORS, TOKENIZER, read_checkpoint, stamp
 from ..stepvar_core.errors import CheckpointMismatch, LatentMismatch
 from ..stepvar_core.registry import CODECS, MODELS, build, detect
 from ..stepvar_core.trace import pack_mask
@@ -34,6 +34,7 @@ __all__ = ["ComfyExtension", "io", "ui"]
 log = logging.getLogger(__name__)
 
 FOLDER = "var"
+MODEL_FOLDERS = (FOLDER, "diffusion_models")
 BUNDLED = "demo (bundled)"
 DEMO = Path(__file__).parent.parent / "stepvar_core" / "demo"
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3fn": torch.float8_e4m3fn}
@@ -62,13 +63,13 @@ def register_folder() -> None:
 
 
 def model_files(*keys: str) -> list[str]:
-    """Files of the host's folders, and folders of shards (written with a trailing slash)."""
+    """Files of the host's folders, and folders of shards or of a HART's parts (written with a trailing slash)."""
     return list(dict.fromkeys(n for key in keys for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))))
 
 
 def model_names() -> list[str]:
     """Choices of Load VAR Model: the bundled demo, files and folders."""
-    return [BUNDLED, *model_files(FOLDER, "diffusion_models")]
+    return [BUNDLED, *model_files(*MODEL_FOLDERS)]
 
 
 def vae_names() -> list[str]:
@@ -81,7 +82,7 @@ def _shard_folders(key: str) -> list[str]:
     for root in folder_paths.get_folder_paths(key):
         if os.path.isdir(root):
             found += [entry.name + "/" for entry in os.scandir(root)
-                      if entry.is_dir() and any(f.suffix in SHARDS for f in Path(entry.path).iterdir())]
+                      if entry.is_dir() and (any(f.suffix in SHARDS for f in Path(entry.path).iterdir()) or Path(entry.path, LLM).is_dir())]
     return sorted(found)
 
 
@@ -103,7 +104,7 @@ def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Pat
 
 def load_model(name: str, weight_dtype: str):
     """Patcher around the transformer of that name, in the dtypes the host would choose."""
-    checkpoint = read_checkpoint(resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors"))
+    checkpoint = read_checkpoint(resolve(name, MODEL_FOLDERS, "demo_var.safetensors"), part=LLM)
     family = detect(checkpoint, MODELS, "a next-scale transformer")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     stored, compute = _dtypes(checkpoint, weight_dtype)
@@ -122,13 +123,13 @@ def _dtypes(checkpoint, weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
 
 def outline(name: str, weight_dtype: str):
     """The transformer of a listed name on the meta device: sizes, schedules and costs, but no weights."""
-    path = resolve(name, (FOLDER, "diffusion_models"), "demo_var.safetensors")
+    path = resolve(name, MODEL_FOLDERS, "demo_var.safetensors")
     return _outline(path, stamp(path), weight_dtype)
 
 
 @lru_cache(maxsize=16)
 def _outline(path: Path, _stamp: tuple, weight_dtype: str):
-    checkpoint = read_checkpoint(path, shapes_only=True)
+    checkpoint = read_checkpoint(path, shapes_only=True, part=LLM)
     stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
     model.compute_dtype = compute
@@ -136,22 +137,32 @@ def _outline(path: Path, _stamp: tuple, weight_dtype: str):
 
 
 def load_vae(name: str, model, model_name: str):
-    """The VAE of that name; `auto` is the bundled one for the bundled model, else the public one of the model's family and sizes."""
+    """The VAE of that name; `auto` is the bundled one for the bundled model, the tokenizer in HART's own folder, else the public one
+    of the model's family and sizes."""
     keys = ("vae", FOLDER)
-    if name == "auto":
+    own = _own_tokenizer(model_name) if name == "auto" and model.family == "hart" else None
+    if name == "auto" and own is None:
         known = sorted({n for key in keys for n in folder_paths.get_filename_list(key)})
         wanted = VAE_NAMES.get(model.family, {}).get(model.config.code_dim, ())
         name = BUNDLED if model_name == BUNDLED else next(
             (n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
         if name is None:
             remedy = f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand." if wanted else "Choose the file by hand."
+            if model.family == "hart":
+                remedy = "Keep HART's folders llm and tokenizer side by side, as they were downloaded, or choose the tokenizer's file by hand."
             raise CheckpointMismatch(f"No VAE file of the {model.family} family, {model.config.code_dim} channels, was found in models/vae.", remedy)
-    checkpoint = read_checkpoint(resolve(name, keys, "demo_vae.safetensors"))
+    checkpoint = read_checkpoint(own or resolve(name, keys, "demo_vae.safetensors"))
     device, offload = management.vae_device(), management.vae_offload_device()
     dtype = management.vae_dtype(device, [torch.bfloat16, torch.float32])
     codec = build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=comfy.ops.disable_weight_init, dtype=dtype, device=offload)
     codec.run_on = (device, dtype)
-    return HostVAE(name, _patcher(codec, device, offload))
+    return HostVAE(name if own is None else f"{own.parent.name}/{own.name}", _patcher(codec, device, offload))
+
+
+def _own_tokenizer(model_name: str) -> Path | None:
+    """HART's tokenizer folder beside or in what was chosen: its whole folder, llm, or a file in llm."""
+    path = resolve(model_name, MODEL_FOLDERS)
+    return next((p / TOKENIZER for p in (path, path.parent, path.parent.parent) if (p / TOKENIZER).is_dir()), None)
 
 
 def _patcher(module, device, offload):

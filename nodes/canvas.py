@@ -24,7 +24,7 @@ class EmptyVARLatent(io.ComfyNode):
                 VARModel.Input("model", tooltip="The model whose sizes are offered."),
                 io.Combo.Input("aspect_ratio", options=list(ASPECT_RATIOS), default="1:1", tooltip="Width to height. At 1M Infinity "
                                "draws 1:1 1024x1024, 4:3 1152x864, 3:2 1248x832, 16:9 1344x768, 2:1 1440x720, 3:1 1776x592 and the same upright. "
-                               "Class-conditional VAR makes square pictures only. The time hardly changes."),
+                               "Class-conditional VAR and HART make square pictures only. The time hardly changes."),
                 io.Combo.Input("size", options=SIZES, default="auto", tooltip="How large the picture gets, by the model's own names; 'auto' is its "
                                "full size. Infinity, in pixels when square: 0.06M 256, 0.25M 512, 0.60M 768, 1M 1024. Time grows faster than "
                                "the area."),
@@ -54,7 +54,7 @@ class VAREncode(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture; it is scaled and cropped in the middle to the latent's size."),
                 io.Latent.Input("latent", tooltip="Gives size and scales, from Empty VAR Latent."),
                 io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1,
-                             tooltip="For tokenisers that draw while they encode; VAR's and Infinity's do not."),
+                             tooltip="For tokenisers that draw while they encode; VAR's, HART's and Infinity's do not."),
             ],
             outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAR Sampler, or VAE Decode to see what the tokens hold.")])
 

@@ -123,7 +123,7 @@ def read_condition(conditioning, model, batch: int, name: str):
     if not conditioning:
         raise ConditionMismatch(f"The {name} conditioning is empty.", f"Connect {source}.")
     if len(conditioning) > 1:
-        instead = "write one prompt, or join two with Conditioning Concat" if reads_text(model) else "write several labels separated by ';'"
+        instead = ("write one prompt" if model.family == "hart" else "write one prompt, or join two with Conditioning Concat") if reads_text(model) else "write several labels separated by ';'"
         raise ConditionMismatch(f"The {name} conditioning combines {len(conditioning)} entries.",
                                 f"A VAR model takes one: remove Conditioning Combine, or {instead}.")
     tensor, options = conditioning[0]
@@ -140,6 +140,10 @@ UNKNOWN_OPTIONS = {"area": "is limited to an area", "mask": "is limited to a mas
 
 def reads_text(model) -> bool:
     return hasattr(model.config, "text_dim")
+
+
+def _encoder_of(model) -> str:
+    return "Qwen2-VL-1.5B-Instruct" if model.family == "hart" else "FLAN-T5 XL"
 
 
 def _read_labels(tensor: Tensor, options: dict, model, batch: int, name: str):
@@ -159,7 +163,7 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
                                 "Connect CLIP Text Encode, with the CLIP of Load VAR Text Encoder.")
     if tensor.ndim != 3 or tensor.shape[-1] != model.config.text_dim:
         raise ConditionMismatch(f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
-                                "It comes from another text encoder: connect the CLIP of Load VAR Text Encoder (FLAN-T5 XL) to CLIP Text Encode.")
+                                f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder ({_encoder_of(model)}) to CLIP Text Encode.")
     if not tensor.any():
         if name == "negative":
             return None

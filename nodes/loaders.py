@@ -21,10 +21,10 @@ class VARModelLoader(io.ComfyNode):
             description="Loads a next-scale prediction (VAR) model and its VAE. 'demo (bundled)' needs no download.",
             search_aliases=["VAR", "visual autoregressive", "next-scale", "Infinity", "HART", "load checkpoint"],
             inputs=[
-                io.Combo.Input("model_name", options=bridge.model_names(), tooltip="The transformer: the bundled demo, or a file in "
-                               "models/var or models/diffusion_models. Larger models draw better and slower."),
+                io.Combo.Input("model_name", options=bridge.model_names(), tooltip="The transformer: the bundled demo, or a file or folder in "
+                               "models/var or models/diffusion_models; for HART the folder that holds llm and tokenizer. Larger models draw better and slower."),
                 io.Combo.Input("vae_name", options=bridge.vae_names(), default="auto", tooltip="The VAE that turns tokens into pixels. "
-                               "'auto' takes the one that belongs to the model; another one gives noise or an error."),
+                               "'auto' takes the one that belongs to the model (HART: the tokenizer in its own folder); another one gives noise or an error."),
                 io.Combo.Input("weight_dtype", options=list(bridge.DTYPES), default="auto", tooltip="How the weights are stored. 'auto' "
                                "lets ComfyUI choose for your hardware; fp32 is exact and takes twice the memory and time; fp8 takes half the memory and costs a little quality."),
                 io.Combo.Input("variant", options=VARIANTS, default="auto", tooltip="Only for files that cannot tell what they were "
@@ -48,18 +48,18 @@ class VARTextEncoderLoader(io.ComfyNode):
             node_id="VARTextEncoderLoader", display_name="Load VAR Text Encoder", category="VAR/loaders",
             description="Loads the text encoder of a text-to-image VAR model, for the stock CLIP Text Encode. ComfyUI's own Load CLIP "
                         "takes FLAN-T5 XL for another T5 and encodes prompts wrongly.",
-            search_aliases=["FLAN-T5", "T5", "load CLIP", "text encoder", "Infinity", "prompt"],
+            search_aliases=["FLAN-T5", "T5", "Qwen2", "load CLIP", "text encoder", "Infinity", "HART", "prompt"],
             inputs=[
                 io.Combo.Input("encoder_name", options=names, tooltip="A file or a folder of shards (its name ends with a slash) in "
-                               "models/text_encoders: for Infinity google/flan-t5-xl. The whole model or its encoder alone; fp16, bf16 and fp8 "
-                               "files stay as small as they are."),
+                               "models/text_encoders: for Infinity google/flan-t5-xl, for HART the folder of mit-han-lab/Qwen2-VL-1.5B-Instruct. The whole model "
+                               "or its encoder alone; fp16, bf16 and fp8 files stay as small as they are."),
                 io.Combo.Input("type", options=text_encoders.TYPES, default="auto", tooltip="Which model it encodes for. Infinity: auto or "
-                               "flan-t5-xl. The others are for model families still to come. Changes neither time nor memory."),
+                               "flan-t5-xl; HART: auto or hart-qwen2. The others are for model families still to come. Changes neither time nor memory."),
                 io.Combo.Input("encoder_name_2", options=[text_encoders.NONE, *names], default=text_encoders.NONE,
-                               tooltip="For models that read two encoders. Infinity reads one: leave on none."),
+                               tooltip="For models that read two encoders. Infinity and HART read one: leave on none."),
             ],
-            outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens, the rest is cut off. T5 knows "
-                                    "no prompt weights: (word:1.3) is read as word.")])
+            outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens (HART 300), the rest is cut off. Neither "
+                                    "knows prompt weights: (word:1.3) is read as word.")])
 
     @classmethod
     def execute(cls, encoder_name, type="auto", encoder_name_2=text_encoders.NONE) -> io.NodeOutput:

@@ -28,18 +28,18 @@ class VARSampler(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1, control_after_generate=True,
                              tooltip="The same seed draws the same picture, on any device and in any batch. Pruning changes only what it prunes."),
                 io.Float.Input("cfg", default=-1.0, min=-1.0, max=100.0, step=0.1,
-                               tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR 4, Infinity 2B 4, "
-                                       "8B 3). VAR ramps it up from scale to scale, and 0 is none; Infinity applies it to every scale, and 1 is none. "
+                               tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR 4, HART 4.5, Infinity 2B 4, "
+                                       "8B 3). VAR and HART ramp it up from scale to scale, and 0 is none; Infinity applies it to every scale, and 1 is none. "
                                        "None takes half the time."),
                 io.Float.Input("temperature", default=-1.0, min=-1.0, max=10.0, step=0.01,
-                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR 1, Infinity 2B 0.5, 8B 1). The time "
+                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR and HART 1, Infinity 2B 0.5, 8B 1). The time "
                                        "is the same."),
                 io.Int.Input("top_k", default=-1, min=-1, max=100000,
                              tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance. 0 is off, "
-                                     "-1 the model's default (VAR 900). Infinity draws bits: only 1 makes a difference."),
+                                     "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300). Infinity draws bits: only 1 makes a difference."),
                 io.Float.Input("top_p", default=-1.0, min=-1.0, max=1.0, step=0.01,
                                tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. 0 is off, -1 the "
-                                       "model's default (VAR 0.95). Infinity: a bit whose unlikelier value falls below 1 - top_p is not "
+                                       "model's default (VAR 0.95, HART off). Infinity: a bit whose unlikelier value falls below 1 - top_p is not "
                                        "left to chance (0.97)."),
                 io.Int.Input("start_at_scale", default=0, min=0, max=100,
                              tooltip="Keep the latent's first scales and draw from this one on: 0 draws everything, higher keeps more of the picture "

@@ -1,6 +1,6 @@
 """Text encoders as stock CLIP objects: the stock CLIP Text Encode works with them, and the host manages their memory.
 
-Beside bridge.py the only file that imports the host. The host's own loader takes FLAN-T5 XL for a T5 of the same sizes with
+With qwen2.py and beside bridge.py the only files that import the host. The host's own loader takes FLAN-T5 XL for a T5 of the same sizes with
 another tokenizer and position biases in every layer, and would encode every prompt wrongly without a word; so the file is
 read here and put into the host's T5 class under the right configuration.
 """
@@ -21,12 +21,15 @@ from transformers import T5TokenizerFast
 
 from ..stepvar_core.checkpoints import Checkpoint, fill_module, read_checkpoint
 from ..stepvar_core.errors import CheckpointMismatch
+from . import qwen2
 from .bridge import model_files, resolve
+from .prompt_text import plain
 
 FOLDER = "text_encoders"
 NONE = "none"
-LATER = {"infinitystar": "InfinityStar", "hart-qwen2": "HART", "switti-clip": "Switti"}
-TYPES = ["auto", "flan-t5-xl", *LATER]
+HART = "hart-qwen2"
+LATER = {"infinitystar": "InfinityStar", "switti-clip": "Switti"}
+TYPES = ["auto", "flan-t5-xl", "infinitystar", HART, "switti-clip"]
 MAX_TOKENS = 512  # Infinity was trained on prompts of up to so many, its end token included
 BUCKETS = 32      # relative distances the host's T5 class tells apart
 KEY = "flan_t5"
@@ -34,11 +37,12 @@ FIRST = "encoder.block.0.layer."
 POSITIONS = "0.SelfAttention.relative_attention_bias.weight"
 # widths of other T5 models; ours is told by its layout alone, so that any width but these loads
 OTHER_WIDTHS = {512: "T5 small", 768: "T5 base", 1024: "T5 large", 4096: "T5 XXL"}
+LANGUAGE_MODEL = r"(model\.|language_model\.)*layers\.0\.self_attn\."
 FOREIGN = (
     (r"encoder\.block\.1\.layer\." + re.escape(POSITIONS), "a UMT5 or Pile-T5 encoder (a position bias in every layer)"),
     (re.escape(FIRST) + r"1\.DenseReluDense\.wi\.weight", "a T5 of the first generation (an MLP without gate)"),
     (r".*text_model\.|.*transformer\.resblocks\.|text_projection", "a CLIP text encoder"),
-    (r"(model\.|language_model\.)*layers\.0\.self_attn\.", "a language model such as Qwen or Llama"),
+    (LANGUAGE_MODEL, "a language model such as Qwen or Llama"),
 )
 
 
@@ -50,12 +54,19 @@ def load(name: str, kind: str, second: str) -> comfy.sd.CLIP:
     """CLIP of a listed file or folder. Raises CheckpointMismatch naming what the file is instead."""
     if kind in LATER:
         raise CheckpointMismatch(f"Text encoders of type {kind} are for {LATER[kind]} models, which have no nodes yet.",
-                                 "For Infinity choose auto or flan-t5-xl.")
+                                 "For Infinity choose flan-t5-xl, for HART hart-qwen2.")
+    path = resolve(name, (FOLDER,))
+    checkpoint = read_checkpoint(path, keep=lambda key: not key.startswith(("decoder.", "lm_head.", "visual.")))
+    is_qwen = kind == HART or (kind == "auto" and any(re.match(LANGUAGE_MODEL, key) for key in checkpoint.tensors))
     if second != NONE:
-        raise CheckpointMismatch(f"encoder_name_2 is {second}, but FLAN-T5 XL is one encoder.", "Set encoder_name_2 to none.")
-    checkpoint = read_checkpoint(resolve(name, (FOLDER,)), keep=lambda key: not key.startswith(("decoder.", "lm_head.")))
-    config = t5_config(checkpoint)
-    target = SimpleNamespace(params={}, clip=partial(_encoder, checkpoint, config), tokenizer=Tokenizer)
+        raise CheckpointMismatch(f"encoder_name_2 is {second}, but {'HART reads one encoder' if is_qwen else 'FLAN-T5 XL is one encoder'}.",
+                                 "Set encoder_name_2 to none.")
+    if is_qwen:
+        clip, tokenizer = qwen2.parts(checkpoint, path)
+    else:
+        clip, tokenizer = partial(T5Encoder, t5_config(checkpoint)), Tokenizer
+    key, first, what = (qwen2.KEY, qwen2.FIRST, "HART's Qwen2") if is_qwen else (KEY, FIRST + "0.SelfAttention.q.weight", "a FLAN-T5 encoder")
+    target = SimpleNamespace(params={}, clip=partial(_encoder, checkpoint, clip, key, first, what), tokenizer=tokenizer)
     return comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
                          parameters=sum(t.numel() for t in checkpoint.tensors.values()))
 
@@ -99,18 +110,18 @@ class T5Encoder(SDClipModel):
                          model_class=comfy.text_encoders.t5.T5, model_options=model_options or {})
 
 
-def _encoder(checkpoint: Checkpoint, config: dict, dtype, device, model_options) -> SD1ClipModel:
+def _encoder(checkpoint: Checkpoint, clip, clip_key: str, first: str, what: str, dtype, device, model_options) -> SD1ClipModel:
     """The encoder with its weights: stored as in the file (fp8 stays fp8), or as the host wants where the file is wider.
 
-    The host casts them per call: it computes T5 in float32, since FLAN-T5's activations overflow float16.
+    The host casts them per call: it computes text encoders in float32; FLAN-T5's activations overflow float16. first: a
+    matrix, whose type is the encoder's.
     """
     picked = {key: management.pick_weight_dtype(tensor.dtype, dtype, device) for key, tensor in checkpoint.tensors.items()}
-    model = SD1ClipModel(device=device, dtype=picked[FIRST + "0.SelfAttention.q.weight"], model_options=model_options,
-                         clip_name=KEY, clip_model=partial(T5Encoder, config))
+    model = SD1ClipModel(device=device, dtype=picked[first], model_options=model_options, clip_name=clip_key, clip_model=clip)
     transformer = getattr(model, model.clip).transformer
     for key, parameter in transformer.named_parameters():
         parameter.data = parameter.data.to(picked.get(key, parameter.dtype))
-    fill_module(transformer, checkpoint, (), "a FLAN-T5 encoder")
+    fill_module(transformer, checkpoint, (), what)
     return model
 
 
@@ -133,12 +144,3 @@ class Tokenizer:
 
     def state_dict(self) -> dict:
         return {}
-
-
-def plain(text: str) -> str:
-    """The prompt without weights: (word:1.3), nested too, becomes word; other parentheses are text, escaped ones too."""
-    weighted = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*):\s*[+-]?(?:\d(?:\.\d*)?|\.\d+)\s*\)")
-    before = None
-    while before != text:
-        before, text = text, weighted.sub(r"\1", text)
-    return text.replace("\\(", "(").replace("\\)", ")")

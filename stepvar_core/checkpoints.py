@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,11 @@ log = logging.getLogger(__name__)
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+EMA = ("ema_model.safetensors", "ema_model.bin")  # of a folder with both, what upstream runs; the other file is a scaffold
+DERIVED = {"attn_bias_for_masking"}  # a saved mask of every pair of tokens, 380 MB at 1024 pixels: never read
 TELLING = {"lvl_1L"}  # buffers whose values say sizes: read even where only shapes are asked for
 DTYPES = {"I64": torch.int64, "I32": torch.int32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # it may come in
+LLM, TOKENIZER = "llm", "tokenizer"  # HART's folders
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
@@ -49,13 +53,15 @@ def _every_key(key: str) -> bool:
     return True
 
 
-def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key) -> Checkpoint:
+def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key, part: str = "") -> Checkpoint:
     """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
+
+    part: the folder to read of a model that comes in several (LLM, TOKENIZER), where `path` holds it.
 
     keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read, tensors are on
     the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the file's size.
     """
-    path = Path(path)
+    path = part_of(Path(path), part)
     if path.is_dir():
         tensors, metadata = _read_folder(path, shapes_only, keep)
     elif not path.is_file():
@@ -65,10 +71,18 @@ def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool]
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
 
 
+def part_of(path: Path, part: str) -> Path:
+    """The folder of a part, from the folder of all parts or, for the tokenizer, from the transformer's; else `path` itself."""
+    folders = [path / part] if part else []
+    if part == TOKENIZER and path.name == LLM:
+        folders.append(path.parent / part)
+    return next((folder for folder in folders if folder.is_dir()), path)
+
+
 def stamp(path) -> tuple:
     """What changes when the files of a checkpoint do: names, times and sizes, config.json beside them included."""
     path = Path(path)
-    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path, path.parent / "config.json"]
+    files = [p for p in (*path.glob("*"), *path.glob("*/*")) if p.is_file()] if path.is_dir() else [path, path.parent / "config.json"]
     return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
 
 
@@ -76,7 +90,7 @@ def _read_one(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tup
     if path.suffix in SAFETENSORS:
         return _read_safetensors(path, shapes_only, keep)
     if path.suffix in TORCH:
-        return {key: tensor for key, tensor in _read_torch(path, shapes_only).items() if keep(key)}, {}
+        return _read_torch(path, shapes_only, keep), {}
     raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
@@ -85,7 +99,7 @@ def _read_safetensors(path: Path, shapes_only: bool, keep: Callable[[str], bool]
         if shapes_only:
             return _read_header(path)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys() if keep(key)}, dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys() if keep(key) and key not in DERIVED}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
@@ -103,7 +117,7 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         try:
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items()}
+            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items() if key not in DERIVED}
             for key in TELLING & header.keys():
                 start, end = header[key]["data_offsets"]
                 if not 0 <= start < end <= start + MAX_HEADER:
@@ -116,10 +130,11 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
 
 
-def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+def _read_torch(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> dict[str, Tensor]:
     try:
         # mapped, not read: pages of the file come into memory when they are touched, and shapes touch none
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if shapes_only else None)
+        is_mapped = shapes_only or zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_mapped else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
         if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
             raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.",
@@ -129,8 +144,10 @@ def _read_torch(path: Path, shapes_only: bool) -> dict[str, Tensor]:
             "Download it again; a file that holds code instead of weights is refused on purpose.") from error
     tensors = _unwrapped(content, path.name)
     if shapes_only:
-        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()}
-    return tensors
+        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()
+                if keep(key) and key not in DERIVED}
+    # copied one by one: a mapped file that changes would change the weights
+    return {key: tensor.clone() if is_mapped else tensor for key, tensor in tensors.items() if keep(key) and key not in DERIVED}
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
@@ -155,7 +172,10 @@ def _shards(index: Path) -> list[str]:
 
 def _read_folder(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All shards an index names; a folder may hold the index of a format whose shards were not downloaded. Without one, all
-    safetensors files, or all .bin files."""
+    safetensors files, or all .bin files. A file of averaged weights wins over everything."""
+    ema = next((path / name for name in EMA if (path / name).is_file()), None)
+    if ema is not None:
+        return _read_one(ema, shapes_only, keep)
     listed = [_shards(path / name) for name in INDEXES if (path / name).is_file()]
     lacking = [[name for name in shards if not (path / name).is_file()] for shards in listed]
     if not listed:

@@ -24,7 +24,10 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class VQVAEConfig:
-    """Sizes of a VQVAE. Everything but norm_groups and patch_nums can be read from the weights' shapes."""
+    """Sizes of a VQVAE. Everything but norm_groups and patch_nums can be read from the weights' shapes.
+
+    has_residual: the tokenizer of HART, see MultiScaleQuantizer.
+    """
 
     ch: int = 160
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -38,6 +41,7 @@ class VQVAEConfig:
     has_attention: bool = True
     has_encoder: bool = True
     has_decoder: bool = True
+    has_residual: bool = False
 
     @property
     def stride(self) -> int:
@@ -272,7 +276,8 @@ class VQVAE(Codec):
         if config.has_encoder:
             self.encoder = Encoder(config, ops)
             self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
-        self.quantize = MultiScaleQuantizer(config.vocab_size, config.z_channels, config.share_quant_resi, config.quant_resi)
+        self.quantize = MultiScaleQuantizer(config.vocab_size, config.z_channels, config.share_quant_resi, config.quant_resi,
+                                            has_residual=config.has_residual)
         if config.has_decoder:
             self.post_quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
             self.decoder = Decoder(config, ops)

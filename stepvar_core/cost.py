@@ -72,14 +72,15 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     rows, dense_rows = rows_per_pass(plans, weights, batch), rows_per_pass(dense, weights, batch)
     itemsize = model.dtype.itemsize
     scales = _scales(cost, itemsize, schedule, plans, rows, weights, batch)
-    run_flops = sum(s.flops for s in scales) + cost.per_run_and_row * max(rows)
+    run_flops = sum(s.flops for s in scales) + cost.per_run_and_row * max(rows) + cost.per_run
     dense_scales = _scales(cost, itemsize, schedule, dense, dense_rows, weights, batch)
-    dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows)
+    dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows) + cost.per_run
     running = [p for p in plans if not p.is_skipped]
-    kv = cache_bytes([[p.layer_tokens(i) for p in running] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
+    lead = [cost.lead_tokens] + [0] * (len(running) - 1)
+    kv = cache_bytes([[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
     held = max(rows) * cost.held_bytes + F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    working = max(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows))
+    working = max(*(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)), rows[-1] * plans[-1].tokens * cost.tail_bytes)
     return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + held + _changes_bytes(cost, itemsize, plans, rows) + working)
 
 
@@ -90,8 +91,8 @@ def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     running = max(plan.layer_tokens(layer) for layer in range(cost.layers))
     stream = STREAM_BYTES * rows * plan.tokens * cost.width
     block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
-    # between kept tokens' logits and a draw at every position lies half of the work on them
-    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * cost.draw_bytes // 2))
+    spread = cost.spread_bytes or cost.draw_bytes // 2  # between kept tokens' logits and a draw at every position
+    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * spread))
 
 
 def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[int]) -> int:
@@ -128,11 +129,13 @@ def _scales(cost: Cost, itemsize: int, schedule: ScaleSchedule, plans: list[Pass
         flops = kv = 0
         if not plan.is_skipped:
             for layer in range(cost.layers):
-                n = plan.layer_tokens(layer)
+                n = plan.layer_tokens(layer) + (0 if i else cost.lead_tokens)
                 seen[layer] += n
                 flops += r * n * (cost.linear_per_token + cost.cross_per_token + 4 * seen[layer] * cost.heads * cost.head_dim)
                 kv += 0 if i == last else 2 * r * n * cost.heads * cost.head_dim * itemsize
             head_rows = 2 * batch if r == 2 * batch and t else batch
             flops += head_rows * plan.head_tokens * cost.head_per_token + (batch * plan.tokens * cost.embed_per_token if i else 0)
+            if cost.tail_per_token and step.scale_index == len(schedule) - 1:  # reads the codes, and runs at every position
+                flops += plan.tokens * (head_rows * cost.tail_per_token + batch * cost.embed_per_token)
         scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.kept, flops, kv))
     return tuple(scales)

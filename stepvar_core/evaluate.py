@@ -202,6 +202,9 @@ class Drawer:
         if plan.preset:
             self.policy = apply_preset(self.policy, plan.preset, self.model.family, self.schedule, self.model.full_scales)
         self.read = None
+        if hasattr(self.model.config, "text_tokens"):
+            raise ConditionMismatch(f"The {self.model.family} family reads its prompts' pads; this tool knows features without any.",
+                                    "Draw with sv.sample, or in ComfyUI.")
         if hasattr(self.model.config, "text_dim"):
             self.read = stored_features(plan.features) if plan.features else TextEncoder(plan.text_encoder, plan.device)
 

@@ -11,12 +11,13 @@ from .errors import OptionError
 from .schedule import ScaleSchedule
 
 
-def per_scale(name: str, value, default: float, schedule: ScaleSchedule) -> list[float]:
+def per_scale(name: str, value, default: float | Sequence[float], schedule: ScaleSchedule) -> list[float]:
     """One number per pass from None (the default), a number, or a list with one number per scale.
 
     Raises OptionError for NaN, infinities and lists of another length.
     """
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [default if value is None else value] * len(schedule)
+    value = default if value is None else value
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value] * len(schedule)
     if len(values) != len(schedule):
         raise OptionError(f"{name} lists {len(values)} values; the schedule has {len(schedule)} scales.",
                           "Give one value, or one per scale.")

@@ -50,21 +50,22 @@ class Phi(nn.Module):
 class MultiScaleQuantizer(nn.Module):
     """Codebook and phi convolutions. Codes are ids (B, L) int64 per scale, NOTHING (-1) where nothing was added.
 
-    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi.
+    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi. has_residual: HART's way,
+    the last scale is added as it is, without phi, so that a continuous residual may follow its codes.
     """
 
     nothing = NOTHING
 
-    def __init__(self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn):
+    def __init__(self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn, has_residual: bool = False):
         super().__init__()
-        self.vocab_size, self.dim = vocab_size, dim
+        self.vocab_size, self.dim, self.has_residual = vocab_size, dim, has_residual
         self.embedding = ops.Embedding(vocab_size, dim)
         self.quant_resi = Phi(dim, phi_count, phi_ratio, ops)
 
     @property
     def code_format(self) -> str:
         """What its codes are, for comparing with what a model predicts."""
-        return f"{self.vocab_size} codes of {self.dim} channels"
+        return f"{self.vocab_size} codes of {self.dim} channels{' with residuals' if self.has_residual else ''}"
 
     # codes -----------------------------------------------------------------------------------
 
@@ -119,7 +120,8 @@ class MultiScaleQuantizer(nn.Module):
         h_BCHW = h_BChw.float()
         if h_BCHW.shape[-2:] != (final.h, final.w):
             h_BCHW = F.interpolate(h_BCHW, size=(final.h, final.w), mode="bicubic")
-        h_BCHW = self.quant_resi(h_BCHW, step.scale_index, len(schedule))
+        if not (self.has_residual and step.scale_index == len(schedule) - 1):
+            h_BCHW = self.quant_resi(h_BCHW, step.scale_index, len(schedule))
         return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
 
     def next_input(self, f_hat_BCHW: Tensor, scale: Scale) -> Tensor:

@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from .bsq_vae import BSQVAE, BSQVAEConfig, modern_name
-from .checkpoints import Checkpoint, fill_module, from_metadata, read_checkpoint
+from .checkpoints import LLM, TOKENIZER, Checkpoint, fill_module, from_metadata, read_checkpoint
 from .codec import VQVAE, VQVAEConfig
 from .errors import CheckpointMismatch
 from .models.base import Defaults, NextScaleModel
+from .models.hart import HART, MODULATIONS, POOLINGS, HARTConfig
 from .models.infinity import Infinity, InfinityConfig
 from .models.infinity_schedules import PIXELS_PER_TOKEN
 from .models.var import VAR, VARConfig
 
 # schedules upstream publishes, by token count, for files that do not carry their own
 KNOWN_PATCH_NUMS = {680: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 2240: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
+HYBRID = "var_hybrid"  # what config.json of a HART tokenizer calls its quantiser
 INFINITY_8B_BITS = 56  # 14 of its VAE times 2 x 2 cells; no published VAE has 56 channels
 
 
@@ -94,7 +96,7 @@ def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAECon
     sizes = dict(z_channels=dim, vocab_size=vocab_size, quant_resi=float(said("quant_resi", 0.5)),
                  share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
                  norm_groups=int(said("norm_groups", 32)), has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
-                 has_decoder="decoder.conv_in.weight" in checkpoint.tensors)
+                 has_decoder="decoder.conv_in.weight" in checkpoint.tensors, has_residual=said("quantizer_type") == HYBRID)
     if said("patch_nums", None):
         sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))
     if sizes["has_encoder"]:
@@ -105,7 +107,7 @@ def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAECon
     elif sizes["has_decoder"]:
         levels = checkpoint.count(r"decoder\.up\.(\d+)\.")
         widths = [checkpoint.shape(f"decoder.up.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-        ch = widths[0]
+        ch = math.gcd(*widths)  # every level is a multiple of it
         blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.") - 1
     else:
         return VQVAEConfig(**sizes)
@@ -136,6 +138,52 @@ def _configure_infinity(checkpoint: Checkpoint, overrides: dict | None) -> Infin
     return replace(config, defaults=replace(config.defaults, cfg=3.0, temperature=1.0)) if is_patched else config
 
 
+def _configure_hart_tokenizer(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
+    config, edges = _configure_vqvae(checkpoint, overrides), _said(checkpoint, overrides)("v_patch_nums", HARTConfig().patch_nums)
+    return replace(config, has_residual=True, patch_nums=tuple(int(p) for p in edges))
+
+
+def _hart_tokenizer_name(key: str) -> str:
+    """The autoencoder's tensors lie under `vae.`; a single shared convolution has a name of its own."""
+    return re.sub(r"^quantize\.quant_resi\.qresi\.", "quantize.quant_resi.qresi_ls.0.", key.removeprefix("vae."))
+
+
+def _hart_grids(checkpoint: Checkpoint, overrides: dict | None) -> tuple[tuple[int, ...], int]:
+    """patch_nums and the prompt's length: said, or counted in the level buffer, or the published ones."""
+    said, levels = _said(checkpoint, overrides), checkpoint.tensors.get("lvl_1L")
+    edges, text_tokens = HARTConfig().patch_nums, HARTConfig().text_tokens
+    if levels is not None and not levels.is_meta:
+        counts = levels.unique(return_counts=True)[1].tolist()
+        text_tokens, edges = counts[0], (1, *(math.isqrt(n) for n in counts[1:]))
+    return tuple(int(p) for p in said("patch_nums", edges)), int(said("context_token", text_tokens))
+
+
+def _configure_hart(checkpoint: Checkpoint, overrides: dict | None) -> HARTConfig:
+    said, keys = _said(checkpoint, overrides), checkpoint.tensors
+    for setting, wanted in (("attn_type", "llama"), ("mlp_type", "llama"), ("use_cross_attn", False), ("sampler", "iddpm")):
+        found = said(setting, wanted)
+        if found != wanted:
+            raise CheckpointMismatch(f"{checkpoint.name} is a HART with {setting} {found!r}; only {wanted!r} draws pictures from text.",
+                                     "Use the published HART, or correct config.json beside the file.")
+    width, text_dim = checkpoint.shape("context_embed.weight")
+    is_cosine = "blocks.0.attn.scale_mul_1H11" in keys
+    heads = checkpoint.shape("blocks.0.attn.scale_mul_1H11")[1] if is_cosine else int(said("num_heads", width // 64))
+    is_block, is_shared = "blocks.0.ada_lin.1.weight" in keys, "blocks.0.scale_shift_table" in keys
+    patch_nums, text_tokens = _hart_grids(checkpoint, overrides)
+    config = HARTConfig(
+        patch_nums=patch_nums, depth=checkpoint.count(r"blocks\.(\d+)\."), width=width, heads=heads,
+        hidden=checkpoint.shape("blocks.0.ffn.gate_proj.weight")[0], vocab_size=checkpoint.shape("head.weight")[0],
+        code_dim=checkpoint.shape("word_embed.weight")[1], text_dim=text_dim, text_tokens=text_tokens,
+        modulation=MODULATIONS[1 if is_block else 2 if is_shared else 0], pooling=str(said("sep_aln_pooling_mode", POOLINGS[0])),
+        attn_l2_norm=is_cosine, has_sinusoid_levels="lvl_embed.weight" not in keys, has_context_norm="context_norm.weight" in keys,
+        residual_width=checkpoint.shape("diffloss.net.input_proj.weight")[0],
+        residual_depth=checkpoint.count(r"diffloss\.net\.res_blocks\.(\d+)\."), residual_steps=int(said("num_sampling_steps", 8)),
+        norm_eps=float(said("norm_eps", 1e-6)))
+    if width % heads or config.head_dim % 4 or patch_nums[0] != 1 or min(patch_nums) < 1 or text_tokens < 2 or config.pooling not in POOLINGS:
+        raise ValueError(f"width {width}, {heads} heads, scales {patch_nums}, {text_tokens} text tokens, pooling {config.pooling}")
+    return config
+
+
 def _is_bsq_vae(checkpoint: Checkpoint) -> bool:
     keys = checkpoint.tensors.keys()
     return (any(f"{part}.mid.block_1.norm1.norm.weight" in keys for part in ("encoder", "decoder"))
@@ -163,10 +211,16 @@ MODELS: dict[str, Family] = {
                        lambda c: {"cfg_uncond", "text_proj_for_sos.ca.mat_q", "block_chunks.0.module.0.ca.mat_kv.weight"} <= c.tensors.keys(),
                        _configure_infinity, Infinity,
                        (r".*\.zero_k_bias", r"lvl_1L", r"attn_bias_for_masking", r"Infinity_(in)?visible_(kv|q)len"), _infinity_block_name),
+    "hart": Family("hart", "a HART transformer",
+                   lambda c: {"context_embed.weight", "head_nm.ada_lin.1.weight", "diffloss.net.input_proj.weight"} <= c.tensors.keys(),
+                   _configure_hart, HART, (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")),
 }
 CODECS: dict[str, Family] = {
     "vqvae": Family("vqvae", "a VAR VQVAE", lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
                     _configure_vqvae, VQVAE, (r"quantize\.ema_vocab_hit_SV",)),
+    "hart_tokenizer": Family("hart_tokenizer", "a HART tokenizer",
+                             lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
+                             _configure_hart_tokenizer, VQVAE, (r"quantize\.ema_vocab_hit_SV", r"disc\..*", r"decoder2\..*"), _hart_tokenizer_name),
     "bsq_vae": Family("bsq_vae", "an Infinity VAE", _is_bsq_vae, _configure_bsq_vae, BSQVAE,
                       # the bit mask is 2^k, and training leaves discriminators and losses behind
                       (r"(?!encoder\.|decoder\.).*",), modern_name),
@@ -211,13 +265,13 @@ def build(family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32
 def load_model(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn) -> NextScaleModel:
     """Loads a transformer; family and sizes come from the file (see DESIGN 1). Raises CheckpointMismatch.
 
-    path: a .safetensors or .pth file, or a folder of shards. config: overrides by name, unknown names are ignored.
+    path: a .safetensors, .pth or .bin file, a folder of shards, or a folder of parts (HART: llm and tokenizer). config: overrides by name, unknown names are ignored.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, part=LLM)
     return build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, ops=ops, dtype=dtype, device=device, config=config)
 
 
 def load_vae(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn):
     """Loads a codec; files that hold only the quantiser load too, decoding with them raises. Raises CheckpointMismatch."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, part=TOKENIZER)
     return build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=ops, dtype=dtype, device=device, config=config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,9 @@ from .errors import ConditionMismatch, LatentMismatch, OptionError, ShapeMismatc
 from .kv_cache import BlockCausal, KVCache
 from .pruning.plan import PassPlan
 from .pruning.policy import NoPruning
-from .schedule import Pass, ScaleSchedule
-from .token_sampling import Streams, smooth_probs
-from .tokens import DENSE
+from .schedule import Pass, Scale, ScaleSchedule
+from .token_sampling import Streams, maskgit_counts, smooth_probs, upload
+from .tokens import DENSE, PartTokens
 from .trace import ScaleTrace, Trace
 
 log = logging.getLogger(__name__)
@@ -33,20 +33,27 @@ KEEP_WHOLE = 3  # a grid of at most this many tokens is never redrawn in part: V
 
 @dataclass(frozen=True)
 class Options:
-    """Switches of single families. smooth: VAR's more_smooth. smooth_from: first scale it applies to. guidance_layers:
-    where Infinity applies guidance: 0 on the logits, -n on the hidden states after block depth - n."""
+    """Switches of single families. smooth: VAR's more_smooth, off for VAR and on for HART, as their scripts have it.
+    smooth_from: first scale it applies to. guidance_layers: where Infinity applies guidance: 0 on the logits, -n on the
+    hidden states after block depth - n. residual: HART's last scale adds a continuous residual to its codes. maskgit_steps:
+    how many steps predict HART's last scale."""
 
     smooth: bool = False
     smooth_from: int = 0
     guidance_layers: int | Sequence[int] = (0,)
+    residual: bool = True
+    maskgit_steps: int = 1
 
     @classmethod
-    def read(cls, options: dict | None, known: Sequence[str]) -> Options:
-        """Raises OptionError for a name that is not among `known`, the family's own."""
-        unknown = sorted(set(options or {}) - set(known))
+    def read(cls, options: dict | None, model) -> Options:
+        """The model's defaults and these. Raises OptionError for a name its family does not know."""
+        unknown = sorted(set(options or {}) - set(model.known_options))
         if unknown:
-            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(known) or 'none'}.")
-        return cls(**(options or {}))
+            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(model.known_options) or 'none'}.")
+        read = cls(**model.default_options | (options or {}))
+        if isinstance(read.maskgit_steps, bool) or not isinstance(read.maskgit_steps, int) or read.maskgit_steps < 1:
+            raise OptionError(f"maskgit_steps is {read.maskgit_steps!r}.", "Use a whole number of at least 1.")
+        return read
 
 
 class Clock:
@@ -102,8 +109,8 @@ class ScaleStep:
 
 @dataclass(frozen=True)
 class Result:
-    """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the soft
-    code features of a smoothed run, else None. schedule: what the codes belong to."""
+    """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the
+    features added where they are not the codes' own, smoothed or with a residual, else None. schedule: what the codes belong to."""
 
     codes: list[Tensor]
     latent: Tensor
@@ -137,6 +144,7 @@ class Job:
     redraw: list[Tensor | None]      # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
     device: torch.device
     stop: int                        # passes to run
+    parts: tuple[Tensor, ...]        # positions (B, K) of every step of the last pass; none where it runs as one
     keep_scores: bool = False
     heartbeat: Callable[[], None] | None = None
 
@@ -151,8 +159,21 @@ class Job:
     def new_cache(self) -> KVCache:
         cost = self.model.cost()
         running = [p for p in self.plans[:self.stop] if not p.is_skipped]
-        return KVCache([[p.layer_tokens(layer) for p in running] for layer in range(cost.layers)],
+        return KVCache([self._tokens_run(running, layer) for layer in range(cost.layers)],
                        max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device, self.heartbeat)
+
+    def _tokens_run(self, running: list[PassPlan], layer: int) -> list[int]:
+        """Tokens of one layer in every run of the blocks."""
+        counts = [p.layer_tokens(layer) for p in running]
+        counts[0] += self.lead
+        return counts[:-1] + [part.shape[1] for part in self.parts] if self.parts else counts
+
+    @property
+    def lead(self) -> int:
+        return self.model.lead_tokens(self.condition)
+
+    def has_residual(self, step: Pass) -> bool:
+        return self.model.has_residual and self.options.residual and step.scale_index == len(self.schedule) - 1
 
     def guidance(self, index: int) -> float:
         """The t of guidance.combine in a pass that runs both halves, else 0."""
@@ -185,8 +206,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         run.rows = cache.rows = job.slice_of_rows(step.index)
         run.guidance = job.guidance(step.index)
         tokens = pruning.tokens(step, plan, run.rows)
-        x_RLC = model.blocks_forward(run, model.embed(run, features, step, schedule), tokens)
-        drawn = _forced(job, step) or _drawn(job, step, run, x_RLC, tokens)
+        drawn = _predicted(job, step, run, features, tokens)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
         pruning.saw(step, f_hat)
@@ -194,7 +214,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
                         plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
                         drawn.is_forced, len(job.passes), clock, (start, clock.mark()))
-        del features, x_RLC, drawn, h, tokens, kept  # or they would lie beside the next scale's
+        del features, drawn, h, tokens, kept  # or they would lie beside the next scale's
 
 
 def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
@@ -227,7 +247,7 @@ def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, st
         done.append((step, drawn, f_hat))
     run.rows = cache.rows = job.slice_of_rows(0)
     run.guidance = 0.0
-    cache.together = BlockCausal([step.scale.tokens for step in steps], job.device)
+    cache.together = BlockCausal([step.scale.tokens + (0 if step.index else job.lead) for step in steps], job.device)
     job.model.blocks_forward(run, job.model.embed_together(run, features, steps, job.schedule))
     cache.together = None
     stop = clock.mark()
@@ -246,6 +266,14 @@ class Drawn:
     added: Tensor | None = None
     logits: Tensor | None = None
     is_forced: bool = False
+
+
+def _predicted(job: Job, step: Pass, run, features: Tensor | None, tokens) -> Drawn:
+    """The blocks, then this pass's codes: forced, or drawn and laid over the given ones."""
+    if job.parts and step.index == len(job.schedule.passes) - 1:
+        return _merged(job, step, _drawn_in_parts(job, step, run, job.model.embed(run, features, step, job.schedule)), tokens)
+    x_RLC = job.model.blocks_forward(run, job.model.embed(run, features, step, job.schedule), tokens)
+    return _forced(job, step) or _merged(job, step, _drawn(job, step, run, x_RLC, tokens), tokens)
 
 
 def _forced(job: Job, step: Pass) -> Drawn | None:
@@ -268,21 +296,53 @@ def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
     choices = tokens.spread(quantizer.filtered(logits, job.top_k[i], job.top_p[i]))
     codes = quantizer.best(choices) if job.top_k[i] == 1 else quantizer.draw(choices, job.streams, i)
     soft = None
-    if job.options.smooth and step.scale_index >= job.options.smooth_from:
-        progress = step.scale_index / max(len(job.schedule) - 1, 1)
+    # with one choice left the smoothed features are the code's own
+    if job.options.smooth and step.scale_index >= job.options.smooth_from and job.top_k[i] != 1:
+        progress = job.model.progress(step.scale_index, job.schedule)
         gumbel = job.streams.gumbel("gumbel", i, tuple(choices.shape[1:]))
         soft = quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
+    if job.has_residual(step):
+        hard = quantizer.lookup(codes, step.scale)
+        residual = job.model.residual(run, tokens.spread(x_RLC), hard,
+                                      lambda name, shape: upload(job.streams.gaussian(name, i, shape), job.device))
+        soft = (hard if soft is None else soft) + residual
+    return Drawn(codes, soft, None, logits)
+
+
+def _drawn_in_parts(job: Job, step: Pass, run, entry_RLC: Tensor) -> Drawn:
+    """MaskGIT: the positions in several steps, each of which sees the keys of those before it."""
+    drawn = []
+    for n, index_BK in enumerate(job.parts):
+        part = replace(step, scale=Scale(1, 1, index_BK.shape[1]))
+        tokens = PartTokens(index_BK)
+        x_RKC = job.model.blocks_forward(run, entry_RLC, tokens)
+        drawn.append(_drawn(replace(job, streams=replace(job.streams, part=n)), part, run, x_RKC, tokens))
+    place_BL = torch.cat(job.parts, 1).argsort(-1)  # of every position among those drawn one after the other
+
+    def in_place(values_BLX: Tensor) -> Tensor:
+        return values_BLX.gather(1, place_BL.unsqueeze(-1).expand(-1, -1, values_BLX.shape[-1]))
+
+    soft = None
+    if drawn[0].soft is not None:
+        soft = in_place(torch.cat([d.soft.flatten(2) for d in drawn], 2).transpose(1, 2))
+        soft = soft.transpose(1, 2).unflatten(2, (step.scale.h, step.scale.w))
+    return Drawn(torch.cat([d.codes for d in drawn], 1).gather(1, place_BL), soft, None, in_place(torch.cat([d.logits for d in drawn], 1)))
+
+
+def _merged(job: Job, step: Pass, drawn: Drawn, tokens) -> Drawn:
+    """Drawn codes where the pass adds something and where they may replace the given ones."""
+    quantizer, batch, codes, soft = job.quantizer, job.batch, drawn.codes, drawn.soft
     added = tokens.added_BN
     if added is not None:
         codes = codes.masked_fill(~_per_token(added, codes), quantizer.nothing)
-    if job.redraw[i] is not None:
-        is_drawn = job.redraw[i]
+    if job.redraw[step.index] is not None:
+        is_drawn, i = job.redraw[step.index], step.index
         if soft is not None:
             given = job.forced_soft[i] if job.forced_soft[i] is not None else quantizer.lookup(job.forced[i], step.scale)
             soft = torch.where(is_drawn.view(batch, 1, *given.shape[2:]), soft, given)
         codes = torch.where(_per_token(is_drawn, codes), codes, job.forced[i])
         added = quantizer.is_added(codes)
-    return Drawn(codes, soft, added, logits)
+    return replace(drawn, codes=codes, soft=soft, added=added)
 
 
 def _per_token(mask_BL: Tensor, codes: Tensor) -> Tensor:
@@ -320,7 +380,7 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
     policy = (pruning or NoPruning()).resolve(model, schedule)
-    options = Options.read(options, model.known_options)
+    options = Options.read(options, model)
     where = model.guidance_places(options.guidance_layers)
     weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)
     plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
@@ -336,14 +396,32 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         raise LatentMismatch(f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
                              "Load the VAE that belongs to this model.")
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
+    streams = Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise)
+    is_forced = forced[-1] is not None and redraw[-1] is None
+    parts = () if is_forced or stop < len(schedule.passes) else _parts(options.maskgit_steps, plans[-1], schedule, streams)
     return Job(
         model, quantizer, cond, (negative or model.unconditional(cond)) if needs_negative else None, schedule, policy, plans,
         running, weights,
         [_positive("temperature", v) for v in guidance.per_scale("temperature", temperature, defaults.temperature, schedule)],
-        [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, defaults.top_k, schedule)],
+        [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, model.default_top_k(schedule), schedule)],
         [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
-        Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise), options,
-        "logits" in where, bool(where - {"logits"}), forced, forced_soft, redraw, device, stop, keep_scores, heartbeat)
+        streams, options, "logits" in where, bool(where - {"logits"}), forced, forced_soft, redraw, device, stop,
+        tuple(part.to(device) for part in parts), keep_scores, heartbeat)
+
+
+def _parts(steps: int, plan: PassPlan, schedule: ScaleSchedule, streams: Streams) -> list[Tensor]:
+    """The positions (B, K) of every MaskGIT step of the last scale, in raster order within a step; none for a single step.
+
+    Raises OptionError where the scale is pruned: the positions of a step are no grid to choose from, or to fill.
+    """
+    if steps == 1 or plan.is_skipped:
+        return []
+    if not plan.is_dense:
+        raise OptionError(f"maskgit_steps is {steps} and the last scale is pruned: a step's positions are no grid to copy over.",
+                          "Use maskgit_steps 1, or ratio 0 for the last scale.")
+    order_BL, counts = streams.orders(len(schedule.passes) - 1, plan.tokens), maskgit_counts(plan.tokens, steps)
+    # the end of the order is predicted first
+    return [part.sort(-1).values for part in order_BL.flip(1).split(counts, 1)]
 
 
 def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:

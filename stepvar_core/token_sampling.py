@@ -23,13 +23,14 @@ class Streams:
     """The random streams of one run. rows: the identity of each picture of the batch (LATENT's batch_index).
 
     draw(probs_NV, pass_index) -> ids_N and noise(name, pass_index, shape) -> tensor replace ours: through them a test
-    replays a reference implementation's own random numbers.
+    replays a reference implementation's own random numbers. part: which part of a pass that runs in several (MaskGIT).
     """
 
     seed: int
     rows: Sequence[int]
     draw: Callable | None = None
     noise: Callable | None = None
+    part: int = 0
 
     def uniform(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in [0, 1), (B, *shape) float32 on the CPU."""
@@ -42,7 +43,19 @@ class Streams:
         tiny = torch.finfo(torch.float32).tiny
         return -(-self.uniform(name, pass_index, shape).clamp(min=tiny).log()).clamp(min=tiny).log()
 
+    def gaussian(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers (B, *shape), float32."""
+        if self.noise is not None:
+            return self.noise(name, pass_index, (len(self.rows), *shape))
+        return torch.stack([torch.randn(shape, generator=self._generator(row, pass_index, name)) for row in self.rows])
+
+    def orders(self, pass_index: int, tokens: int) -> Tensor:
+        """A random order of the grid's positions for every picture, (B, tokens) int64: by the size of the numbers "order"."""
+        numbers = self.noise("order", pass_index, (len(self.rows), tokens)) if self.noise is not None else None
+        return (self.uniform("order", pass_index, (tokens,)) if numbers is None else numbers).argsort(-1)
+
     def _generator(self, row: int, pass_index: int, name: str) -> torch.Generator:
+        name = f"{name}|{self.part}" if self.part else name
         digest = hashlib.sha256(f"{self.seed}|{row}|{pass_index}|{name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -51,6 +64,14 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     """Random numbers on the device; from pinned memory, so that the loop does not wait for what a GPU still has to do."""
     is_upload = values.device.type == "cpu" and device.type == "cuda"
     return values.pin_memory().to(device, non_blocking=True) if is_upload else values.to(device)
+
+
+def maskgit_counts(tokens: int, steps: int) -> list[int]:
+    """How many positions each step predicts: the cosine schedule of MaskGIT, at least one left for every later step."""
+    masked = [tokens]
+    for step in range(1, steps):
+        masked.append(max(1, min(masked[-1] - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps)))))
+    return [n for n in (a - b for a, b in zip(masked, [*masked[1:], 0])) if n > 0]
 
 
 def filtered(logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -41,8 +41,13 @@ class Cost:
     embed_per_token: int      # per image and token: both guidance rows share it
     per_run_and_row: int      # once per image batch and row: modulation, text keys and values
     cross_per_token: int = 0  # one block's cross-attention products, one token
+    lead_tokens: int = 0      # a text that runs, and stays in the cache, before the first scale's own tokens
+    tail_per_token: int = 0   # what follows the last scale's codes, one token (HART's residual diffusion)
+    tail_bytes: int = 0       # the most it holds, one token
+    per_run: int = 0          # once per image batch
     block_bytes: int = 0      # the most a block holds per token that runs, its stream included
     draw_bytes: int = 0       # from head to code, per position and picture
+    spread_bytes: int = 0     # of it, what a position without an answer of its own takes; 0 = half
     held_bytes: int = 0       # per image batch and row: modulation, text keys and values
 
 
@@ -50,7 +55,8 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default), known_options (switches of sampler.Options it knows). `config` is the family's frozen
+    reads its features by default), known_options (switches of sampler.Options it knows), default_options (those whose
+    official value is another than Options'), has_residual (whether a residual follows the last scale's codes). `config` is the family's frozen
     dataclass and has `defaults`. compute_dtype: what the stream is computed in where a host stores the weights in another
     type; None = the weights' own.
     """
@@ -59,6 +65,8 @@ class NextScaleModel(nn.Module):
     neutral_cfg: float
     first_layer: int = 0
     known_options: tuple[str, ...] = ()
+    default_options: dict[str, object] = {}
+    has_residual: bool = False
 
     def __init__(self, config):
         super().__init__()
@@ -136,6 +144,18 @@ class NextScaleModel(nn.Module):
         """Per pass the t of logits = (1 + t) conditional - t unconditional."""
         raise NotImplementedError
 
+    def progress(self, scale_index: int, schedule: ScaleSchedule) -> float:
+        """How far through the schedule a scale is, 0 to 1, as ramps and smoothing count it."""
+        return scale_index / max(len(schedule) - 1, 1)
+
+    def default_top_k(self, schedule: ScaleSchedule) -> list[int]:
+        """The official top_k of every scale."""
+        return [self.config.defaults.top_k] * len(schedule)
+
+    def lead_tokens(self, condition) -> int:
+        """Tokens that run before the first scale's own, in its pass."""
+        return 0
+
     def begin(self, condition, negative, memory, device, options=None):
         """Everything constant over the scales of one image batch; conditional rows first, then unconditional.
 
@@ -155,6 +175,13 @@ class NextScaleModel(nn.Module):
         raise NotImplementedError
 
     def logits(self, run, x_RLC: Tensor, rows: slice) -> Tensor:
+        raise NotImplementedError
+
+    def residual(self, run, x_RLC: Tensor, h_BChw: Tensor, noise) -> Tensor:
+        """What to add to the last scale's code features, (B, C, h, w), where has_residual. x_RLC: the stream at every position.
+
+        h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
+        """
         raise NotImplementedError
 
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:

@@ -22,7 +22,7 @@ from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE
 from .base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from .infinity_schedules import SIZES, full_grid, published
-from .layers import attention_gain, merge_heads, modulated_norm, on, split_heads, unit_heads
+from .layers import AffineNorm, Modulation, RMSNorm, attention_gain, merge_heads, modulated_norm, on, place_blocks, split_heads, unit_heads
 
 ROTARY_BASE = 10000.0
 
@@ -84,34 +84,6 @@ class TextCondition:
 
 
 # parts, under the checkpoint's names ---------------------------------------------------------------
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * on(self.weight, x)
-
-
-class AffineNorm(nn.Module):
-    """LayerNorm in its input's dtype, whatever the weights are stored in."""
-
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], on(self.weight, x), on(self.bias, x), self.eps)
-
-
-class Modulation(nn.Sequential):
-    """SiLU then linear; `1` is the linear's name in the checkpoint."""
-
-    def __init__(self, width: int, chunks: int, ops):
-        super().__init__(nn.SiLU(), ops.Linear(width, chunks * width))
 
 
 class HeadNorm(nn.Module):
@@ -336,16 +308,8 @@ class Infinity(NextScaleModel):
         return [block for chunk in self.block_chunks for block in chunk.module]
 
     def place(self, device, dtype: torch.dtype):
-        """Casts the blocks' linears alone, as upstream does: everything around them sets all tokens at once and is small.
-
-        In one byte per number (fp8) only their matrices are stored, as in other families.
-        """
-        linears = {m for block in self.blocks for m in block.modules() if isinstance(m, nn.Linear)}
-        for module in self.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                is_cast = module in linears and (dtype.itemsize > 1 or parameter.ndim == 2)
-                placed = parameter.detach().to(device=device, dtype=dtype if is_cast else torch.float32)
-                setattr(module, name, nn.Parameter(placed, requires_grad=parameter.requires_grad))
+        """Casts the blocks' linears alone, as upstream does."""
+        place_blocks(self, self.blocks, device, dtype)
         return self
 
     @property

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
 
@@ -14,6 +14,47 @@ MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperatu
 def on(parameter: Tensor, x: Tensor) -> Tensor:
     """A parameter owned by a container, where x lives and in its dtype: hosts that stream weights leave these behind."""
     return parameter.to(device=x.device, dtype=x.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * on(self.weight, x)
+
+
+class AffineNorm(nn.Module):
+    """LayerNorm in its input's dtype, whatever the weights are stored in."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], on(self.weight, x), on(self.bias, x), self.eps)
+
+
+class Modulation(nn.Sequential):
+    """SiLU then linear; `1` is the linear's name in the checkpoint."""
+
+    def __init__(self, width: int, chunks: int, ops):
+        super().__init__(nn.SiLU(), ops.Linear(width, chunks * width))
+
+
+def place_blocks(model: nn.Module, blocks, device, dtype: torch.dtype) -> None:
+    """Moves a model and casts the linears of its blocks alone: everything around them sets all tokens at once and is small.
+
+    In one byte per number (fp8) only their matrices are stored; the rest is float32.
+    """
+    linears = {m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            is_cast = module in linears and (dtype.itemsize > 1 or parameter.ndim == 2)
+            placed = parameter.detach().to(device=device, dtype=dtype if is_cast else torch.float32)
+            setattr(module, name, nn.Parameter(placed, requires_grad=parameter.requires_grad))
 
 
 def modulated_norm(x_RLC: Tensor, gain_R1C: Tensor, shift_R1C: Tensor, eps: float) -> Tensor:

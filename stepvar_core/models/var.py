@@ -19,7 +19,7 @@ from ..kv_cache import BlockCausal
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
 from .base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
-from .layers import attention_gain, merge_heads, modulated_norm, on, unit_heads
+from .layers import Modulation, attention_gain, merge_heads, modulated_norm, on, unit_heads
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-class Modulation(nn.Sequential):
-    """SiLU then linear; `1` is the linear's name in the checkpoint."""
-
-    def __init__(self, width: int, chunks: int, ops):
-        super().__init__(nn.SiLU(), ops.Linear(width, chunks * width))
 
 
 class Block(nn.Module):
@@ -220,8 +213,7 @@ class VAR(NextScaleModel):
 
     def guidance_weights(self, cfg: float, schedule: ScaleSchedule) -> list[float]:
         """Guidance per pass: t = cfg * s / (S - 1), logits = (1 + t) conditional - t unconditional (VAR's ramp)."""
-        last = max(len(schedule) - 1, 1)
-        return [cfg * step.scale_index / last for step in schedule.passes]
+        return [cfg * self.progress(step.scale_index, schedule) for step in schedule.passes]
 
     # one image batch -------------------------------------------------------------------------
 

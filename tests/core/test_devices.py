@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import prompts, tiny_infinity, tiny_pair
+from tiny_models import hart_prompts, prompts, tiny_hart_pair, tiny_infinity, tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,7 +42,8 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
     quantizer = quantizer.to(META) if isinstance(quantizer, torch.nn.Module) else quantizer
     moved = [c if c is None else c.to(META) for c in job.forced]
     redraw = [c if c is None else c.to(META) for c in job.redraw]
-    job = replace(job, model=copy.deepcopy(model).to(META), quantizer=quantizer, device=META, forced=moved, redraw=redraw)
+    job = replace(job, model=copy.deepcopy(model).to(META), quantizer=quantizer, device=META, forced=moved, redraw=redraw,
+                  parts=tuple(part.to(META) for part in job.parts))
     with OneDevice():
         return [(s.codes.device, s.f_hat.device, s.kept.device) for s in scale_steps(job)]
 
@@ -50,6 +51,8 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
 def families():
     model, vae = tiny_pair()
     yield pytest.param(model, vae, model.class_condition([1, 2]), id="var")
+    model, vae = tiny_hart_pair()
+    yield pytest.param(model, vae, hart_prompts(model, 3, 5), id="hart")
     for patch in (1, 2):
         model = tiny_infinity(patch)
         yield pytest.param(model, None, prompts(model, 3, 5), id=f"infinity-{patch}")
@@ -68,7 +71,7 @@ def test_sampling_waits_for_nothing_and_finds_all_where_it_runs(model, vae, cond
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{p.scope}-{p.fill}-{p.selector}-{p.coverage}")
-@pytest.mark.parametrize(("model", "vae", "condition"), [*families()][:2])
+@pytest.mark.parametrize(("model", "vae", "condition"), [p for p in families() if p.id != "infinity-2"])
 def test_pruning_neither(model, vae, condition, policy):
     for devices in run_without_numbers(model, vae, condition, pruning=policy):
         assert set(devices) == {META}
@@ -88,6 +91,12 @@ def test_forced_and_masked_runs_neither(model, vae, condition):
     mask[:, :4] = 1
     for arguments in ({"start_at_scale": 2}, {"mask": mask}):
         assert len(run_without_numbers(model, vae, condition, codes=codes, **arguments)) == len(SCHEDULE)
+
+
+def test_several_steps_for_one_scale_neither():
+    model, vae = tiny_hart_pair()
+    for options in ({"maskgit_steps": 3}, {"maskgit_steps": 3, "residual": False, "smooth": False}):
+        assert len(run_without_numbers(model, vae, hart_prompts(model, 3, 5), options=options)) == len(SCHEDULE)
 
 
 def test_the_watch_sees_what_it_should():

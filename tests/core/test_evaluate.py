@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_models import save, tiny_vae, tiny_var
+from tiny_models import save, tiny_hart, tiny_vae, tiny_var
 
 import stepvar_core as sv
 from stepvar_core import evaluate
@@ -53,6 +53,15 @@ def test_geneval_finds_its_folders(tmp_path, arguments):
         samples = sorted(p.name for p in (images / folder / "samples").iterdir())
         assert len(samples) == 4 and all(re.match(r"\d+\.png", name) for name in samples)
         assert pixels(images / folder / "samples" / samples[0]).shape == (12, 12, 3)
+
+
+def test_a_family_whose_pads_count_is_refused_before_anything_is_drawn(tmp_path):
+    path, _ = write_geneval(tmp_path)
+    model = save(tiny_hart(), tmp_path / "hart.safetensors", patch_nums="[1, 2, 3, 4, 6]", context_token="12", num_heads="2", num_sampling_steps="4")
+    vae = save(tiny_vae(has_decoder=True), tmp_path / "vae.safetensors", quantizer_type="var_hybrid", norm_groups="2")
+    with pytest.raises(SystemExit, match="hart family reads its prompts' pads"):
+        main([str(path), "--out", str(tmp_path / "out"), "--model", str(model), "--vae", str(vae), "--device", "cpu", "--text-encoder", "qwen"])
+    assert not (tmp_path / "out" / "images").exists()
 
 
 def test_dpg_finds_grids_and_nothing_else(tmp_path, arguments):

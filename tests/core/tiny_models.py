@@ -6,6 +6,7 @@ import torch
 
 import stepvar_core as sv
 from stepvar_core.codec import VQVAE, VQVAEConfig
+from stepvar_core.models.hart import HART, HARTConfig
 from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.var import VAR, VARConfig
 
@@ -58,6 +59,32 @@ def tiny_infinity(patch: int = 1, seed: int = 11) -> Infinity:
     model.head.bias.zero_()
     model.head_nm.ada_lin[1].bias.zero_()
     return model
+
+
+def tiny_hart(seed: int = 21, **sizes) -> HART:
+    """Three layers, 24 codes, prompts of 12 positions."""
+    config = HARTConfig(**{"patch_nums": EDGES, "depth": 3, "width": 32, "heads": 2, "hidden": 64, "vocab_size": 24, "code_dim": 8,
+                           "text_dim": TEXT_DIM, "text_tokens": LONGEST_TEXT, "residual_width": 16, "residual_depth": 2, "residual_steps": 4, **sizes})
+    model = seeded(HART(config), seed)
+    for name, gain in model.named_parameters():
+        if name.endswith(("ln_wo_grad.weight", "norm.weight")):
+            gain.fill_(1.0)
+    model.head.weight *= 0.15  # undecided: else random models repeat one code
+    for parameter in model.diffloss.parameters():
+        parameter.mul_(0.4)  # tame, as a trained one is: half of what it predicts is an exponent, and the first step multiplies by 20291
+    return model
+
+
+def tiny_hart_pair(**sizes) -> tuple[HART, VQVAE]:
+    return tiny_hart(**sizes), tiny_vae(has_residual=True)
+
+
+def hart_prompts(model: HART, *lengths: int):
+    """Text condition of random features, one prompt per length, padded to the model's own with other numbers that do count."""
+    generator = torch.Generator().manual_seed(7)
+    positions, width = model.config.text_tokens, model.config.text_dim
+    features_BTC = torch.stack([torch.randn(positions, width, generator=generator) for _ in lengths])
+    return model.text_condition(features_BTC, torch.arange(positions)[None] < torch.tensor(lengths)[:, None])
 
 
 def prompts(model: Infinity, *lengths: int):

@@ -13,6 +13,7 @@ import torch_npu  # noqa: E402
 
 import stepvar_core as sv  # noqa: E402
 from stepvar_core.codec import VQVAE, VQVAEConfig  # noqa: E402
+from stepvar_core.models.hart import HART, HARTConfig  # noqa: E402
 from stepvar_core.models.infinity import Infinity, InfinityConfig  # noqa: E402
 from stepvar_core.models.var import VAR, VARConfig  # noqa: E402
 
@@ -35,6 +36,11 @@ def pairs(dtype):
     vae = placed(VQVAE(VQVAEConfig(ch=32, ch_mult=(1,), num_res_blocks=1, patch_nums=config.patch_nums, has_encoder=False, has_decoder=False)), torch.float32)
     var = placed(VAR(config), dtype)
     yield "var", var, vae, lambda batch: var.class_condition([1] * batch), var.schedule()
+    hybrid = placed(VQVAE(VQVAEConfig(ch=32, ch_mult=(1,), num_res_blocks=1, patch_nums=config.patch_nums, has_encoder=False, has_decoder=False,
+                                      has_residual=True)), torch.float32)
+    hart = placed(HART(HARTConfig(patch_nums=config.patch_nums, depth=2, width=512, heads=8, hidden=1536, text_dim=512, text_tokens=TEXT, residual_width=320,
+                                  residual_depth=2)), dtype)
+    yield "hart", hart, hybrid, lambda batch: hart.text_condition(torch.randn(batch, TEXT, 512)), hart.schedule()
     infinity = placed(Infinity(InfinityConfig(depth=2, chunk=1, width=512, heads=4, hidden=2048, bits=32, text_dim=512, text_maxlen=64, patch=1,
                                               pool_heads=8, levels=15)), dtype)
     yield ("infinity", infinity, None, lambda batch: infinity.text_condition(torch.randn(batch, TEXT, 512)), infinity.schedule(1.0, "0.25M"))

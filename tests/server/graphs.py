@@ -59,11 +59,11 @@ class TextPipeline(Sampling):
     """Loader, text encoder, prompt and empty latent of one text-to-image model."""
 
     def __init__(self, model: str, vae: str, encoder: str, prompt: str = "a red fox in the snow", size: str = "0.06M", ratio: str = "1:1",
-                 batch: int = 1, dtype: str = "auto"):
+                 batch: int = 1, dtype: str = "auto", kind: str = "auto"):
         super().__init__()
         self.loader = self.add("VARModelLoader", model_name=model, vae_name=vae, weight_dtype=dtype, variant="auto")
         self.model, self.vae = [self.loader, 0], [self.loader, 1]
-        self.encoder = self.add("VARTextEncoderLoader", encoder_name=encoder, type="auto", encoder_name_2="none")
+        self.encoder = self.add("VARTextEncoderLoader", encoder_name=encoder, type=kind, encoder_name_2="none")
         self.label = self.prompt(prompt)
         self.latent = [self.add("EmptyVARLatent", model=self.model, aspect_ratio=ratio, size=size, seconds=5.0, batch_size=batch), 0]
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from stepvar_core.bsq_vae import BSQVAE, BSQVAEConfig
 from stepvar_core.codec import VQVAE, VQVAEConfig
+from stepvar_core.models.hart import HART, HARTConfig
 from stepvar_core.models.infinity import Infinity, InfinityConfig
 from stepvar_core.models.var import VAR, VARConfig
 
@@ -109,6 +110,44 @@ def write_vae_8b(path: Path) -> None:
     _bsq_vae(path, 4, 14, 36)
 
 
+HART_SMALL = (1, 2, 3, 4, 5, 7, 9, 12, 16)  # of the official scales those up to 256 pixels
+
+
+def write_hart(folder: Path, patch_nums: tuple[int, ...] = HARTConfig().patch_nums) -> None:
+    """hart-0.7b-1024px with two narrow blocks: llm with averaged and other weights, tokenizer with encoder and discriminator."""
+    config = HARTConfig(patch_nums=patch_nums, depth=2, width=64, heads=2, hidden=128, vocab_size=CODES, text_dim=TEXT, residual_width=32, residual_depth=1)
+    tensors = _random(HART(config), 37)
+    levels = torch.repeat_interleave(torch.arange(len(patch_nums)), torch.tensor([config.text_tokens, *(p * p for p in patch_nums[1:])]))
+    (folder / "llm").mkdir(parents=True, exist_ok=True)
+    torch.save(tensors | {"lvl_1L": levels[None]}, folder / "llm" / "ema_model.bin")
+    torch.save({key: tensor + 1 for key, tensor in tensors.items()} | {"lvl_1L": levels[None]}, folder / "llm" / "pytorch_model.bin")
+    (folder / "llm" / "config.json").write_text(json.dumps({
+        "model_type": "hart_transformer_t2i", "patch_nums": patch_nums, "context_token": config.text_tokens, "num_heads": config.heads, "attn_type": "llama",
+        "mlp_type": "llama", "num_sampling_steps": "8", "sampler": "iddpm", "use_cross_attn": False, "sep_aln_pooling_mode": "max"}))
+    vae = _random(VQVAE(VQVAEConfig(ch=32, ch_mult=(1,) * 5, num_res_blocks=1, z_channels=CHANNELS, vocab_size=CODES)), 38)
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    save_file({f"vae.{key}": tensor.contiguous() for key, tensor in vae.items()} | {"disc.main.0.weight": torch.zeros(2, 3, 4, 4)},
+              folder / "tokenizer" / "model.safetensors")
+    (folder / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "hart_autoencoder_with_disc", "quantizer_type": "var_hybrid",
+                                                                  "v_patch_nums": patch_nums, "quant_resi": 0.5}))
+
+
+def write_qwen2(folder: Path, padding_side: str = "left") -> torch.nn.Module:
+    """A folder as mit-han-lab/Qwen2-VL-1.5B-Instruct has it, with a small Qwen2; returns the model. The vocabulary is Qwen2's own."""
+    from transformers import Qwen2Config, Qwen2Model
+
+    config = Qwen2Config(vocab_size=151936, hidden_size=TEXT, intermediate_size=2 * TEXT, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, max_position_embeddings=1024)
+    model = Qwen2Model(config).train(False).requires_grad_(False)
+    generator = torch.Generator().manual_seed(39)
+    for parameter in model.parameters():
+        spread = 0.5 if parameter.ndim == 1 else 1 / math.sqrt(parameter.shape[1])
+        parameter.copy_((torch.randn(parameter.shape, generator=generator) * spread).half().float())
+    model.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"padding_side": padding_side, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}))
+    return model
+
+
 def write_public_files(models: Path) -> None:
     """Every file the shipped workflows name, where their notes say it goes."""
     for folder in ("var", "vae", "text_encoders"):
@@ -120,3 +159,5 @@ def write_public_files(models: Path) -> None:
     write_infinity_8b(models / "var" / "infinity_8b_weights")
     write_vae_8b(models / "vae" / "infinity_vae_d56_f8_14_patchify.pth")
     write_t5(models / "text_encoders" / "flan-t5-xl")
+    write_hart(models / "var" / "hart-0.7b-1024px")
+    write_qwen2(models / "text_encoders" / "Qwen2-VL-1.5B-Instruct")

@@ -7,7 +7,8 @@
  * What the server says of one model at one size. place: the n of ratio_n, 0 = never pruned. guided: per pass, whether
  * guidance runs there at a strength other than neutral_cfg.
  * @typedef {{layers: number, width: number, heads: number, head_dim: number, linear_per_token: number, cross_per_token: number,
- *   head_per_token: number, embed_per_token: number, per_run_and_row: number}} Cost
+ *   head_per_token: number, embed_per_token: number, per_run_and_row: number, lead_tokens?: number, tail_per_token?: number,
+ *   per_run?: number}} Cost
  * @typedef {{size: number[], tokens: number, repeats: number, place: number, can_skip: boolean}} Scale
  * @typedef {{model: string, family: string, batch: number, scales: Scale[], cost: Cost, first_layer: number, itemsize: number,
  *   weights_bytes: number, default_cfg: number, neutral_cfg: number, guided: boolean[], presets: Record<string, number[]>,
@@ -74,6 +75,7 @@ function rowsPerPass(passes, guided, batch) {
  */
 export function costOf(plan, passes, settings = {}) {
   const { cost } = plan;
+  const { lead_tokens = 0, tail_per_token = 0, per_run = 0 } = cost;
   const batch = settings.batch ?? plan.batch;
   const guided = guidedPasses(plan, settings);
   const rows = rowsPerPass(passes, guided, batch);
@@ -81,8 +83,9 @@ export function costOf(plan, passes, settings = {}) {
   const first = Math.min(own < 0 ? plan.first_layer : own, cost.layers);
   const headOnKept = (settings.scope ?? "scale") === "scale" && HEAD_FILLS.includes(settings.fill ?? "nearest");
   // layers before `first` see every token, the others the kept ones: two kinds of layer, not one term per layer
-  const kinds = [{ layers: first, tokens: (/** @type {Pass} */ p) => p.tokens },
-    { layers: cost.layers - first, tokens: (/** @type {Pass} */ p) => p.kept }];
+  const lead = (/** @type {Pass} */ p) => (p === passes[0] ? lead_tokens : 0);
+  const kinds = [{ layers: first, tokens: (/** @type {Pass} */ p) => p.tokens + lead(p) },
+    { layers: cost.layers - first, tokens: (/** @type {Pass} */ p) => p.kept + lead(p) }];
   const seen = [0, 0];
   const flops = passes.map((p, i) => {
     if (!p.kept) return 0;
@@ -93,7 +96,9 @@ export function costOf(plan, passes, settings = {}) {
       sum += kind.layers * rows[i] * n * (cost.linear_per_token + cost.cross_per_token + 4 * seen[k] * cost.heads * cost.head_dim);
     });
     const headRows = rows[i] === 2 * batch && guided[i] ? 2 * batch : batch;
-    return sum + headRows * (headOnKept ? p.kept : p.tokens) * cost.head_per_token + (i ? batch * p.tokens * cost.embed_per_token : 0);
+    const isTail = tail_per_token && p.scale === plan.scales.length - 1;
+    const tail = isTail ? p.tokens * (headRows * tail_per_token + batch * cost.embed_per_token) : 0;
+    return sum + tail + headRows * (headOnKept ? p.kept : p.tokens) * cost.head_per_token + (i ? batch * p.tokens * cost.embed_per_token : 0);
   });
   const running = passes.filter((p) => p.kept);
   const stored = kinds.map((kind) => running.slice(0, -1).reduce((sum, p) => sum + kind.tokens(p), 0));
@@ -101,7 +106,7 @@ export function costOf(plan, passes, settings = {}) {
   const longest = Math.max(...kinds.map((kind, k) => (kind.layers && last ? stored[k] + kind.tokens(last) : 0)));
   const numbers = kinds[0].layers * stored[0] + kinds[1].layers * stored[1] + longest;
   const most = Math.max(0, ...rows);
-  return { flops, total: flops.reduce((a, b) => a + b, 0) + cost.per_run_and_row * most,
+  return { flops, total: flops.reduce((a, b) => a + b, 0) + cost.per_run_and_row * most + per_run,
     kvBytes: 2 * most * cost.heads * cost.head_dim * numbers * plan.itemsize };
 }
 
