@@ -5,8 +5,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import normal_weights
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
@@ -74,8 +75,12 @@ class Reference:
     @classmethod
     def write(cls, case: str, folder: Path) -> "Reference":
         for part in ("llm", "tokenizer"):
-            shutil.copytree(GOLDEN / case / part, folder / part)
-        weights = torch.load(folder / "llm" / "ema_model.bin", weights_only=True)
+            (folder / part).mkdir()
+            shutil.copy(GOLDEN / case / part / "config.json", folder / part)
+        weights = normal_weights.rebuild(GOLDEN / case / "llm")
+        torch.save(weights, folder / "llm" / "ema_model.bin")
+        save_file({key: tensor.contiguous() for key, tensor in normal_weights.rebuild(GOLDEN / case / "tokenizer").items()},
+                  folder / "tokenizer" / "model.safetensors")
         length = weights["lvl_1L"].shape[1]
         decoy = {key: value + 1 for key, value in weights.items()} | {"attn_bias_for_masking": torch.zeros(1, 1, length, length)}
         torch.save(decoy, folder / "llm" / "pytorch_model.bin")
