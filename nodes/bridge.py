@@ -229,16 +229,15 @@ class HostVAE:
                                  "Connect the latent of a VAR Sampler that ran the model this VAE belongs to.")
 
 
-def encode_codes(vae, image: torch.Tensor, schedule, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, and their f_hat (B, C, h, w)."""
+def encode_codes(vae, image: torch.Tensor, schedule) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
+    """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, what else they hold, and their f_hat (B, C, h, w)."""
     if not isinstance(vae, HostVAE):
         raise LatentMismatch("This VAE belongs to another kind of model and has no scale-by-scale tokens.", "Connect the VAE of Load VAR Model.")
     stride, final = vae.codec.config.token_stride, schedule.final
     fitted = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center").movedim(1, -1)
     management.load_models_gpu([vae.patcher], memory_required=fitted.numel() * vae.codec.config.ch * 8)
-    codes = vae.codec.encode(fitted, schedule, seed)
-    f_hat = vae.codec.quantizer_on(codes[0].device).decode_codes(codes, schedule)
-    return codes, to_host(f_hat)
+    codes, soft, f_hat = vae.codec.encode_all(fitted, schedule)
+    return codes, soft, to_host(f_hat)
 
 
 # running ------------------------------------------------------------------------------------------

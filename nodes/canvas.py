@@ -61,5 +61,5 @@ class VAREncode(io.ComfyNode):
     @classmethod
     def execute(cls, vae, image, latent, seed=0) -> io.NodeOutput:
         schedule = schedule_of(latent)
-        codes, samples = bridge.encode_codes(vae, image, schedule, seed)
-        return io.NodeOutput(pack_latent(codes, [None] * len(codes), schedule, tuple(range(len(samples))), samples))
+        codes, soft, samples = bridge.encode_codes(vae, image, schedule)
+        return io.NodeOutput(pack_latent(codes, soft, schedule, tuple(range(len(samples))), samples))

@@ -54,21 +54,34 @@ class LatentInput:
     def codes(self, quantizer, device):
         """Codes of `samples`: a picture's stored ones where a stock node left it alone, else requantised ones.
 
-        Returns a list of codes per pass, or a Result when the run was smoothed and nothing was changed.
+        Returns a list of codes per pass, or a Result where the pictures hold more than codes (smoothed runs, HART's residual).
         """
         known = {row: i for i, row in enumerate(self.stored["rows"])} if self.stored is not None else {}
         wanted = [known.get(row) for row in fingerprints(self.samples)]
         if None in wanted:
-            fresh = quantizer.encode(self.samples.to(device), self.schedule)
-            if known and all(f.shape[1] == c.shape[1] for f, c in zip(fresh, self.stored["codes"])):
-                for row, i in enumerate(wanted):
-                    for f, c in zip(fresh, self.stored["codes"]) if i is not None else ():
-                        f[row] = c[i]
-            return fresh
-        index = torch.tensor(wanted)
-        codes = [c[index] for c in self.stored["codes"]]
-        soft = [None if s is None else s[index] for s in self.stored["soft"]]
+            codes, soft = self._requantised(quantizer, self.samples.to(device), wanted)
+        else:
+            index = torch.tensor(wanted)
+            codes = [c[index] for c in self.stored["codes"]]
+            soft = [None if s is None else s[index] for s in self.stored["soft"]]
         return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
+
+    def _requantised(self, quantizer, samples: Tensor, wanted: list[int | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Codes and soft features of samples; rows that are known by their place among the stored ones take those."""
+        codes = quantizer.encode(samples, self.schedule)
+        soft = quantizer.soft_features(samples, codes, self.schedule)
+        known = [(row, i) for row, i in enumerate(wanted) if i is not None]
+        if not known or any(f.shape[1] != c.shape[1] for f, c in zip(codes, self.stored["codes"])):
+            return codes, soft
+        for p, step in enumerate(self.schedule.passes):
+            stored = self.stored["soft"][p]
+            if stored is not None and soft[p] is None:
+                soft[p] = quantizer.lookup(codes[p], step.scale)
+            for row, i in known:
+                codes[p][row] = self.stored["codes"][p][i]
+                if soft[p] is not None:
+                    soft[p][row] = quantizer.lookup(codes[p][row:row + 1], step.scale)[0] if stored is None else stored[i]
+        return codes, soft
 
 
 def read_latent(latent: dict, model) -> LatentInput:

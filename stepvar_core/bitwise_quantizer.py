@@ -122,6 +122,10 @@ class BitwiseQuantizer:
             residual -= self.contribution(self.lookup(codes[-1], step.scale), step, schedule)
         return codes
 
+    def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[None]:
+        """Per pass what a feature map holds beside its codes: nothing."""
+        return [None] * len(codes)
+
     def decode_codes(self, codes: list[Tensor], schedule: ScaleSchedule) -> Tensor:
         """f_hat (B, C, H, W) of complete or partial codes, one (B, L, bits) tensor per pass; L = 0 for a skipped pass."""
         f_hat = self.empty(len(codes[0]), schedule, codes[0].device)

@@ -259,13 +259,21 @@ class Codec(nn.Module):
         seed is part of the interface and unused: these quantisers draw nothing. Raises ShapeMismatch unless the picture
         is the schedule's size in pixels.
         """
+        return self.encode_all(image, schedule)[0]
+
+    @torch.inference_mode()
+    def encode_all(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+        """encode's codes; per pass what the picture holds beside them, None for nothing (Result.soft); and f_hat of both."""
         schedule = schedule or self.own_schedule()
         expected = (schedule.final.h * self.config.token_stride, schedule.final.w * self.config.token_stride, 3)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise ShapeMismatch(f"The picture is {tuple(image.shape)}; this schedule needs (B, {expected[0]}, {expected[1]}, 3).",
                                 f"Scale and crop it to {expected[1]}x{expected[0]} pixels.")
         f_BCHW = self.features(rearrange(image, "b h w c -> b c h w") * 2 - 1)
-        return self.quantizer_on(f_BCHW.device).encode(f_BCHW, schedule)
+        quantizer = self.quantizer_on(f_BCHW.device)
+        codes = quantizer.encode(f_BCHW, schedule)
+        soft = quantizer.soft_features(f_BCHW, codes, schedule)
+        return codes, soft, quantizer.decode_codes(codes, schedule) if soft[-1] is None else f_BCHW.float()
 
 
 class VQVAE(Codec):

@@ -150,6 +150,13 @@ class MultiScaleQuantizer(nn.Module):
             residual -= self.contribution(self.lookup(ids_BL, step.scale), step, schedule)
         return codes
 
+    def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
+        """Per pass what a feature map holds beside its codes: with residuals, all that the scales before the last left over, (B, C, h, w)."""
+        if not self.has_residual:
+            return [None] * len(codes)
+        earlier = self.decode_codes(codes[:-1], schedule) if len(codes) > 1 else 0
+        return [None] * (len(codes) - 1) + [f_BCHW.float() - earlier]
+
     def decode_codes(self, codes: list[Tensor], schedule: ScaleSchedule) -> Tensor:
         """f_hat (B, C, H, W) of complete or partial codes, one (B, L) tensor per pass; L = 0 for a skipped pass."""
         f_hat = self.empty(len(codes[0]), schedule, codes[0].device)

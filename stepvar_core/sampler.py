@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,13 @@ class Options:
         if unknown:
             raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(model.known_options) or 'none'}.")
         read = cls(**model.default_options | (options or {}))
-        if isinstance(read.maskgit_steps, bool) or not isinstance(read.maskgit_steps, int) or read.maskgit_steps < 1:
-            raise OptionError(f"maskgit_steps is {read.maskgit_steps!r}.", "Use a whole number of at least 1.")
+        for name, least in (("smooth_from", 0), ("maskgit_steps", 1)):
+            value = getattr(read, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise OptionError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+        for name in ("smooth", "residual"):
+            if not isinstance(getattr(read, name), bool):
+                raise OptionError(f"{name} is {getattr(read, name)!r}.", "Use True or False.")
         return read
 
 
@@ -299,14 +305,19 @@ def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
     # with one choice left the smoothed features are the code's own
     if job.options.smooth and step.scale_index >= job.options.smooth_from and job.top_k[i] != 1:
         progress = job.model.progress(step.scale_index, job.schedule)
-        gumbel = job.streams.gumbel("gumbel", i, tuple(choices.shape[1:]))
+        gumbel = job.streams.gumbel("gumbel", i, tuple(choices.shape[1:]), job.device)
         soft = quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
     if job.has_residual(step):
         hard = quantizer.lookup(codes, step.scale)
-        residual = job.model.residual(run, tokens.spread(x_RLC), hard,
-                                      lambda name, shape: upload(job.streams.gaussian(name, i, shape), job.device))
-        soft = (hard if soft is None else soft) + residual
+        soft = (hard if soft is None else soft) + job.model.residual(run, tokens.spread(x_RLC), hard, partial(_gaussian, job, i))
     return Drawn(codes, soft, None, logits)
+
+
+def _gaussian(job: Job, pass_index: int, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Normal numbers on the device for one step of the residual, which may be stopped before it."""
+    if job.heartbeat is not None:
+        job.heartbeat()
+    return upload(job.streams.gaussian(name, pass_index, shape), job.device)
 
 
 def _drawn_in_parts(job: Job, step: Pass, run, entry_RLC: Tensor) -> Drawn:
@@ -337,8 +348,10 @@ def _merged(job: Job, step: Pass, drawn: Drawn, tokens) -> Drawn:
         codes = codes.masked_fill(~_per_token(added, codes), quantizer.nothing)
     if job.redraw[step.index] is not None:
         is_drawn, i = job.redraw[step.index], step.index
-        if soft is not None:
-            given = job.forced_soft[i] if job.forced_soft[i] is not None else quantizer.lookup(job.forced[i], step.scale)
+        given = job.forced_soft[i]
+        if soft is not None or given is not None:  # either may be codes alone: a smoothed picture redrawn without smoothing
+            soft = quantizer.lookup(codes, step.scale) if soft is None else soft
+            given = quantizer.lookup(job.forced[i], step.scale) if given is None else given
             soft = torch.where(is_drawn.view(batch, 1, *given.shape[2:]), soft, given)
         codes = torch.where(_per_token(is_drawn, codes), codes, job.forced[i])
         added = quantizer.is_added(codes)
@@ -396,6 +409,8 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
         raise LatentMismatch(f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
                              "Load the VAE that belongs to this model.")
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
+    if model.has_residual and options.residual and stop == len(schedule.passes) and plans[-1].is_skipped:
+        log.warning("The last scale is skipped, and with it the continuous residual that %s adds to it: expect a softer picture.", model.family)
     streams = Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise)
     is_forced = forced[-1] is not None and redraw[-1] is None
     parts = () if is_forced or stop < len(schedule.passes) else _parts(options.maskgit_steps, plans[-1], schedule, streams)

@@ -36,12 +36,12 @@ class Streams:
         """Uniform numbers in [0, 1), (B, *shape) float32 on the CPU."""
         return torch.stack([torch.rand(shape, generator=self._generator(row, pass_index, name)) for row in self.rows])
 
-    def gumbel(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
-        """Standard Gumbel numbers (B, *shape), float32."""
+    def gumbel(self, name: str, pass_index: int, shape: tuple[int, ...], device="cpu") -> Tensor:
+        """Standard Gumbel numbers (B, *shape), float32 on the device: the logarithms of a whole vocabulary per token are its work."""
         if self.noise is not None:
-            return self.noise(name, pass_index, (len(self.rows), *shape))
-        tiny = torch.finfo(torch.float32).tiny
-        return -(-self.uniform(name, pass_index, shape).clamp(min=tiny).log()).clamp(min=tiny).log()
+            return upload(self.noise(name, pass_index, (len(self.rows), *shape)), torch.device(device))
+        tiny, u = torch.finfo(torch.float32).tiny, upload(self.uniform(name, pass_index, shape), torch.device(device))
+        return u.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
 
     def gaussian(self, name: str, pass_index: int, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers (B, *shape), float32."""
@@ -132,4 +132,4 @@ def draw_bits(odds_BLD: Tensor, streams: Streams, pass_index: int) -> Tensor:
 def smooth_probs(filtered_BLV: Tensor, gumbel_BLV: Tensor, progress: float) -> Tensor:
     """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature)."""
     temperature = max(SMOOTH_TEMPERATURE * (1 - 0.95 * progress), SMOOTH_FLOOR)
-    return ((filtered_BLV * (1 + progress) + upload(gumbel_BLV, filtered_BLV.device)) / temperature).softmax(-1)
+    return ((filtered_BLV * (1 + progress) + gumbel_BLV) / temperature).softmax(-1)

@@ -216,6 +216,10 @@ def test_a_picture_becomes_the_references_codes(reference):
     assert all(torch.equal(ours, expected[f"encode.idx{i:02d}"].long()) for i, ours in enumerate(codes))
     rest_BCHW = vae.features(picture_BCHW) - vae.quantize.decode_codes(codes[:-1], schedule)
     close(rest_BCHW.flatten(2).transpose(1, 2), expected["encode.f_rest"], F_HAT)
+    same, soft, f_hat = vae.encode_all((picture_BCHW.movedim(1, -1) + 1) / 2, schedule)
+    assert all(torch.equal(a, b) for a, b in zip(same, codes)) and all(s is None for s in soft[:-1])
+    close(soft[-1], rest_BCHW, F_HAT)
+    close(f_hat, vae.features(picture_BCHW), F_HAT)  # nothing of the picture is lost
 
 
 # runs --------------------------------------------------------------------------------------------

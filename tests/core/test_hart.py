@@ -233,6 +233,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(pair, start, pruning, steps):
     assert difference.mean() < 1e-4 and difference.max() < 5e-2
 
 
+@pytest.mark.parametrize("change", [{"top_k": 1}, {"options": {"smooth": False}}, {"options": {"residual": False}}, {"top_k": 1, "options": {"residual": False}}])
+def test_a_masked_redraw_keeps_what_was_drawn_in_another_way(pair, change):
+    """Soft features of the picture stay where this run makes none of its own, and the other way about."""
+    nothing = torch.zeros(1, 5, 7)
+    for first, again in ((run(pair), change), (run(pair, **change), {})):
+        redrawn = run(pair, codes=first, mask=nothing, **{"seed": 8, **again})
+        torch.testing.assert_close(redrawn.latent, first.latent, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_masked_redraw_keeps_what_it_should(pair, steps):
     first, options = run(pair), {"maskgit_steps": steps}

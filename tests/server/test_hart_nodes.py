@@ -129,6 +129,35 @@ def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
     assert (whole - kept).abs().max() < 1e-4 and (whole - continued).abs().mean() < 1e-3 and (whole - fresh).abs().mean() > 1e-2
 
 
+def test_what_codes_do_not_hold_survives_editing(comfy, models):
+    """Smoothed features and residuals: of the other pictures when one of a batch is changed, of a saved latent, of an encoded picture."""
+    pipe = pipeline(batch=2)
+    first = pipe.sample(seed=3, top_k=-1)
+    nothing = [pipe.add("SolidMask", value=0.0, width=256, height=256), 0]
+
+    def redrawn(latent) -> list:
+        return pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=latent, mask=nothing), 0], seed=9, top_k=-1)
+
+    rows = [[pipe.add("LatentFromBatch", samples=first, batch_index=i, length=1), 0] for i in range(2)]
+    turned = [pipe.add("LatentFlip", samples=rows[1], flip_method="x-axis: vertically"), 0]
+    mixed = [pipe.add("LatentComposite", samples_to=first, samples_from=turned, x=0, y=0, feather=0), 0]
+    encoded = [pipe.add("VAREncode", vae=pipe.vae, image=pipe.decode(first), latent=pipe.latent, seed=0), 0]
+    latents = [first, redrawn(first), mixed, redrawn(mixed), encoded, redrawn(encoded)]
+    saved = [pipe.add("SaveLatent", samples=x, filename_prefix="hart_edited") for x in latents]
+    run = comfy.run(pipe.nodes)
+    files = [comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"] for n in saved]
+    before, kept, edited, after, picture, still = (load_file(file)["latent_tensor"] for file in files)
+    assert (before - kept).abs().max() < 1e-4 and (edited - after).abs().max() < 1e-4 and (picture - still).abs().max() < 1e-4
+    assert (before - edited).abs().max() > 0.1
+    (comfy.server.base / "input" / "again.latent").write_bytes(files[0].read_bytes())
+    pipe = pipeline(batch=2)
+    loaded = [pipe.add("LoadLatent", latent="again.latent"), 0]
+    again = pipe.add("SaveLatent", samples=pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=loaded, mask=[pipe.add(
+        "SolidMask", value=0.0, width=256, height=256), 0]), 0], seed=9, top_k=-1), filename_prefix="hart_loaded")
+    found = load_file(comfy.server.base / "output" / comfy.run(pipe.nodes).outputs[again]["latents"][0]["filename"])["latent_tensor"]
+    assert (found - before).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("options", [(), ("--novram",)], ids=["all of it fits", "nothing fits"])
 def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, tmp_path_factory, options):
     """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where they must."""
