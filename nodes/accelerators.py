@@ -6,18 +6,27 @@ from ..stepvar_core.pruning.accelerators import METHODS, Option, accelerator
 from .bridge import io
 from .schema import VARModel, schema, with_options
 
+# Workflows save values by position: names are only ever added, and only at the end, whatever method they belong to.
+WIDGETS = (
+    "fastvar_skip_scales", "fastvar_ratio_1", "fastvar_ratio_2", "sparsevar_ratio", "sparsevar_scales", "fastervar_skip_scales",
+    "fastervar_one_half_scales", "fastervar_half", "skipvar_skip_scales", "skipvar_no_guidance_scales",
+    "lazyvar_keep_1", "lazyvar_keep_2", "lazyvar_keep_3", "lazyvar_keep_4")
+FIRST = 14  # those of the first release; later ones are optional, so that prompts saved before them run
+
 
 def _name(method: str, option: Option) -> str:
     return f"{method}_{option.name}"
 
 
-def _widget(method: str, option: Option):
-    about = {"default": option.default, "tooltip": f"{METHODS[method].title}: {option.what}"}
+def _widget(place: int, name: str):
+    method, _, short = name.partition("_")
+    option = next(o for o in METHODS[method].options if o.name == short)
+    about = {"default": option.default, "tooltip": f"{METHODS[method].title}: {option.what}", "optional": place >= FIRST}
     if option.choices:
-        return io.Combo.Input(_name(method, option), options=list(option.choices), **about)
+        return io.Combo.Input(name, options=list(option.choices), **about)
     if option.is_whole:
-        return io.Int.Input(_name(method, option), min=int(option.low), max=int(option.high), **about)
-    return io.Float.Input(_name(method, option), min=option.low, max=option.high, step=0.01, **about)
+        return io.Int.Input(name, min=int(option.low), max=int(option.high), **about)
+    return io.Float.Input(name, min=option.low, max=option.high, step=0.01, **about)
 
 
 class VARAccelerator(io.ComfyNode):
@@ -35,12 +44,13 @@ class VARAccelerator(io.ComfyNode):
                                                 "before this node says is replaced."),
                 with_options({"stepvar_methods": widgets}, io.Combo, "method", options=list(METHODS), default="fastvar",
                              tooltip=f"Whose method to use; only its own settings below count. {described}"),
-                *(_widget(name, option) for name, method in METHODS.items() for option in method.options),
+                *(_widget(place, name) for place, name in enumerate(WIDGETS)),
             ],
             outputs=[VARModel.Output(display_name="VAR_MODEL", tooltip="The same model with this method attached, for VAR Sampler. A StepVAR Pruning "
                                                                       "after it would replace it.")])
 
     @classmethod
     def execute(cls, model, method, **settings) -> io.NodeOutput:
-        own = {option.name: settings[_name(method, option)] for option in METHODS[method].options} if method in METHODS else {}
+        options = METHODS[method].options if method in METHODS else ()
+        own = {option.name: settings.get(_name(method, option), option.default) for option in options}
         return io.NodeOutput(model.with_policy(accelerator(method, **own)))

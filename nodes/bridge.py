@@ -191,12 +191,12 @@ class HostVAE:
         needed = samples.shape[-2] * samples.shape[-1] * stride ** 2 * self.codec.config.ch * 16
         management.load_models_gpu([self.patcher], memory_required=needed)
         try:
-            pictures = self.codec.decode(samples)
+            return self.codec.decode(samples).to(management.intermediate_device())
         except management.OOM_EXCEPTION:
             log.warning("Not enough memory to decode %d pictures at once; decoding one at a time.", len(samples))
-            management.soft_empty_cache()
-            pictures = torch.cat([self.codec.decode(row).to(management.intermediate_device()) for row in samples.split(1)])
-        return pictures.to(management.intermediate_device())
+        # not within `except`: what failed stays allocated as long as its traceback is alive
+        management.soft_empty_cache()
+        return torch.cat([self.codec.decode(row).to(management.intermediate_device()) for row in samples.split(1)])
 
     def decode_tiled(self, samples, **tiling):
         """The whole picture at once: attention at the lowest level makes tiles differ, and the pictures are small."""
@@ -293,9 +293,10 @@ class Progress:
         except management.OOM_EXCEPTION:  # the run itself may still fit
             log.warning("Not enough memory for a preview; going on without.")
             return None
+        finally:
+            self.spent += time.perf_counter() - began
         picture = Image.fromarray((pixels[0].numpy() * 255).round().astype(np.uint8))
         self.last = pixels if is_final else None
-        self.spent += time.perf_counter() - began
         return "JPEG", picture, args.preview_size if hasattr(args, "preview_size") else 512
 
     def _small(self, f_hat_1CHW: torch.Tensor) -> torch.Tensor:

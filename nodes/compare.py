@@ -36,7 +36,8 @@ class VARCompare(io.ComfyNode):
         # `images` is for browsers without the comparing widget, which shows all three and hides them
         shown = temporary(heat, cls)
         message = {name: [round(v, 6) if math.isfinite(v) else None for v in values] for name, values in numbers.items()}
-        message |= {"seconds": seconds, "pruning": [None if trace is None else trace.pruning for trace in (trace_a, trace_b)], "a": temporary(a[..., :3], cls), "b": temporary(b[..., :3], cls), "difference": shown}
+        message |= {"seconds": seconds, "pruning": [None if trace is None else trace.pruning for trace in (trace_a, trace_b)],
+                    "a": temporary(a[..., :3], cls), "b": temporary(b[..., :3], cls), "difference": shown}
         return io.NodeOutput(heat, in_words(numbers, trace_a, trace_b), ui={"images": shown, "stepvar_compare": [message]})
 
 
@@ -52,5 +53,6 @@ def in_words(numbers: dict[str, list[float]], trace_a: Trace | None, trace_b: Tr
     if len(rows) > 1:
         lines.append(line("Mean: ", tuple(sum(column) / len(rows) for column in zip(*rows))))
     if trace_a is not None and trace_b is not None:
-        lines.append(f"Time: a ({trace_a.pruning}) {trace_a.seconds:.3f} s, b ({trace_b.pruning}) {trace_b.seconds:.3f} s; b is {trace_a.seconds / max(trace_b.seconds, 1e-9):.2f}x as fast")
+        lines.append(f"Time: a ({trace_a.pruning}) {trace_a.seconds:.3f} s, b ({trace_b.pruning}) {trace_b.seconds:.3f} s; "
+                     f"b is {trace_a.seconds / max(trace_b.seconds, 1e-9):.2f}x as fast")
     return "\n".join(lines)

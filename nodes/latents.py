@@ -136,7 +136,9 @@ def read_condition(conditioning, model, batch: int, name: str):
     if not conditioning:
         raise ConditionMismatch(f"The {name} conditioning is empty.", f"Connect {source}.")
     if len(conditioning) > 1:
-        instead = ("write one prompt" if model.family == "hart" else "write one prompt, or join two with Conditioning Concat") if reads_text(model) else "write several labels separated by ';'"
+        instead = "write several labels separated by ';'"
+        if reads_text(model):
+            instead = "write one prompt" + ("" if model.family == "hart" else ", or join two with Conditioning Concat")
         raise ConditionMismatch(f"The {name} conditioning combines {len(conditioning)} entries.",
                                 f"A VAR model takes one: remove Conditioning Combine, or {instead}.")
     tensor, options = conditioning[0]
@@ -185,4 +187,6 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
         raise ConditionMismatch(f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
                                 "Give one prompt for all, or one per picture.")
     mask = options.get("attention_mask")
+    if mask is not None and len(mask) not in {len(tensor), batch}:
+        raise ConditionMismatch(f"The {name} conditioning holds {len(tensor)} prompts and a mask of {len(mask)}.", "Encode the prompts together.")
     return model.text_condition(tensor.expand(batch, -1, -1), None if mask is None else mask.expand(batch, -1))

@@ -20,7 +20,7 @@ class VARSampler(io.ComfyNode):
             description="Draws pictures scale by scale, from a single token to the full grid.",
             search_aliases=["next-scale sampler", "VAR sample", "KSampler", "autoregressive"],
             inputs=[
-                VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning."),
+                VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning or VAR Accelerator."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance steers away from. Without it, the model's own 'no class' "
                                       "or 'no text', which is what it was trained with. Needs guidance to have an effect."),
@@ -35,7 +35,7 @@ class VARSampler(io.ComfyNode):
                                tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR and HART 1, Infinity 2B 0.5, 8B 1). The time "
                                        "is the same."),
                 io.Int.Input("top_k", default=-1, min=-1, max=100000,
-                             tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance. 0 is off, "
+                             tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance (HART's residual is drawn all the same). 0 is off, "
                                      "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300). Infinity draws bits: only 1 makes a difference."),
                 io.Float.Input("top_p", default=-1.0, min=-1.0, max=1.0, step=0.01,
                                tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. 0 is off, -1 the "

@@ -226,8 +226,10 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
 def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
     """The leading passes that are forced and dense and so need not wait for each other; none when there is only one.
 
-    The last pass that runs is left out: the cache keeps no slot for it.
+    The last pass that runs is left out: the cache keeps no slot for it. Together they are no larger than the largest pass alone, or
+    the run would take more memory than was made room for.
     """
+    room = max(plan.kept for plan in job.plans)
     prefix, last = [], max(step.index for step in job.passes if not job.plans[step.index].is_skipped)
     for step in job.passes[:last]:
         i, rows = step.index, job.slice_of_rows(step.index)
@@ -235,6 +237,9 @@ def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
         if not is_forced or not pruning.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
             break
         if pruning.tokens(step, pruning.plans[i], rows) is not DENSE:  # remembered for the cache fill
+            break
+        room -= step.scale.tokens
+        if room < 0:
             break
         prefix.append(step)
     return tuple(prefix) if len(prefix) > 1 else ()

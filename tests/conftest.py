@@ -60,7 +60,9 @@ def second_device(unavailable):
             [compiler, "-shared", "-fPIC", "-std=c++20", "-O1", "-w", str(source), "-o", str(unfinished), f"-L{installed / 'lib'}", "-ltorch",
              "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{installed / 'lib'}",
              *(f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include"))], capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
+        if done.returncode:
+            found = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
+            unavailable("second_device", f"g++ could not build the second device for torch {torch.__version__} (it needs C++20 and torch 2.13): {found}")
         unfinished.replace(library)
     return {"PYTHONPATH": str(source.parent), "SECOND_DEVICE": str(library)}
 

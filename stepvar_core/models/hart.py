@@ -322,7 +322,7 @@ class HART(NextScaleModel):
         if seconds or variant:
             raise ScheduleMismatch("HART makes still pictures and has no variants.", "Leave seconds and variant empty.")
         if size is not None and str(size) != str(edge * CELL_PIXELS):
-            raise ScheduleMismatch(f"Size {size!r} is not one this model knows.", f"Its final grid is {edge}x{edge} tokens.")
+            raise ScheduleMismatch(f"Size {size!r} is not one this model knows.", f"Use {edge * CELL_PIXELS}, or leave size empty (auto).")
         return self.config.schedule()
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:

@@ -49,6 +49,8 @@ class Option:
         kind, said = (Integral, "a whole number") if self.is_whole else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, kind) or not self.low <= value <= self.high:  # NaN fails too
             raise OptionError(f"{self.name} of {method} is {value!r}.", f"Use {said} from {self.low:g} to {self.high:g}.")
+        if PUBLISHED < value < 0:
+            raise OptionError(f"{self.name} of {method} is {value!r}.", f"Use {PUBLISHED:g} for the published number, or one from 0 to {self.high:g}.")
         return int(value) if self.is_whole else float(value)
 
 
@@ -129,7 +131,7 @@ def _skipped(count: int, model, schedule: ScaleSchedule) -> tuple[float, ...]:
 
 
 def _own_or(published: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(p if o < 0 else o for p, o in zip(published, own))
+    return tuple(p if o == PUBLISHED else o for p, o in zip(published, own))
 
 
 def fastvar(options: dict, model, schedule: ScaleSchedule) -> dict:
@@ -199,7 +201,7 @@ METHODS: dict[str, Method] = {
     "skipvar": Method(
         "SkipVAR plan", "Stops some scales early, or drops guidance in the last ones, by fixed numbers.",
         "arXiv 2506.08908",
-        "The two means of the paper with fixed numbers. Its classifiers, which choose them for each picture, are pickled files for "
+        "The two means of the paper with fixed numbers. On HART the residual goes with the last scale. Its classifiers, which choose them for each picture, are pickled files for "
         "Infinity 2B alone and not used.",
         (Option("skip_scales", 1, 0, "How many of the last scales are left out, on any model. Each makes the picture softer and takes much less time.", high=6),
          Option("no_guidance_scales", 0, 0, "How many of the last scales run without guidance, skipped ones counted. Each takes half its time.", high=20)),

@@ -29,6 +29,7 @@ from ..errors import OptionError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DenseTokens
 from ..trace import Trace
+from .accelerators import Accelerator
 from .policy import StepVAR
 
 log = logging.getLogger(__name__)
@@ -319,5 +320,6 @@ class Auto:
         return self.policy
 
     def learn(self, key: tuple, trace: Trace) -> None:
-        if self.goal != QUALITY:  # there the run itself planned its ratios
+        # with a quality the run itself planned its ratios; another method's passes cost what StepVAR's do not
+        if self.goal != QUALITY and not isinstance(self.policy, Accelerator):
             self.timings.add(key, self.cost(), trace)

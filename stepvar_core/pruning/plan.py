@@ -224,7 +224,7 @@ class KeptTokens(DenseTokens):
         if self.fill.from_earlier:
             base = self.earlier.resized(site, self.scale, self._stored_rows()).to(change_RKC.dtype)
         elif self.fill.adds_nothing:
-            base = stream_RNC.new_zeros(stream_RNC.shape)
+            base = change_RKC.new_zeros(stream_RNC.shape)
         else:
             return gather_tokens(change_RKC, self._source_BN())
         return scatter_tokens(base, self.index_BK, change_RKC)

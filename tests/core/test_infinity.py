@@ -1,5 +1,6 @@
 """Laws of the Infinity family on a seeded five-layer model: pruning, batches, resuming, bits, cost."""
 
+import copy
 import itertools
 import json
 
@@ -65,6 +66,14 @@ def test_every_fill_in_both_scopes(model, scope, fill):
         last = result.latent - quantizer.decode_codes(result.codes[:-1], SCHEDULE)
         cells = torch.nn.functional.interpolate(result.trace.scales[-1].kept.float(), scale_factor=quantizer.patch, mode="nearest-exact")
         assert last.masked_select(cells.expand_as(last) == 0).abs().max() < 1e-6 < last.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("scope", "fill"), list(itertools.product(SCOPES, FILLS)))
+def test_every_fill_in_half_precision(model, scope, fill, dtype):
+    """The stream is float32 and what blocks add to it is not."""
+    half = copy.deepcopy(model).place("cpu", dtype)
+    assert run(half, prompts(half, 4, 9), pruning=sv.StepVAR((0.6, 0.5), scope=scope, fill=fill)).latent.isfinite().all()
 
 
 def test_first_scales_are_untouched_by_later_pruning(model):

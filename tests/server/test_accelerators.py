@@ -18,6 +18,16 @@ pytestmark = pytest.mark.server
 DEFAULTS = {f"{name}_{option.name}": option.default for name, method in METHODS.items() for option in method.options}
 
 
+def test_saved_values_keep_their_places(comfy):
+    """Widgets by position, as workflows save them: this list may grow at its end and change nowhere else."""
+    released = ["model", "method", "fastvar_skip_scales", "fastvar_ratio_1", "fastvar_ratio_2", "sparsevar_ratio", "sparsevar_scales",
+                "fastervar_skip_scales", "fastervar_one_half_scales", "fastervar_half", "skipvar_skip_scales", "skipvar_no_guidance_scales",
+                "lazyvar_keep_1", "lazyvar_keep_2", "lazyvar_keep_3", "lazyvar_keep_4"]
+    inputs = comfy.object_info()["VARAccelerator"]["input"]
+    assert [*inputs["required"]] == released
+    assert {*inputs["required"], *inputs.get("optional", {})} == {"model", "method", *DEFAULTS}
+
+
 def accelerated(graph: Pipeline, method: str, model=None, **settings) -> list:
     return [graph.add("VARAccelerator", model=model or graph.model, method=method, **(DEFAULTS | settings)), 0]
 

@@ -128,7 +128,8 @@ def test_a_cancelled_run_gives_its_memory_back(start):
 
 
 def test_a_decode_that_does_not_fit_goes_picture_by_picture(start):
-    with start(*FLOAT32, memory=64) as client:
+    """Where what failed was still held, 44 MiB did not do for one picture either."""
+    with start(*FLOAT32, memory=44) as client:
         pipe = Pipeline(*DEMO, batch=1)
         many = [pipe.add("RepeatLatentBatch", samples=pipe.sample(), amount=24), 0]
         pictures = pixels(client.images(client.run(pipe.save(pipe.decode(many)))))
@@ -137,7 +138,7 @@ def test_a_decode_that_does_not_fit_goes_picture_by_picture(start):
 
 
 def test_a_preview_that_does_not_fit_is_left_out(start):
-    with start(*FLOAT32, memory=20) as client:
+    with start(*FLOAT32, memory=18) as client:
         run = client.run(Pipeline(*DEMO, batch=1).picture())
         assert "Not enough memory for a preview" in client.server.log()
         assert len(client.images(run, run.nodes_of("SaveImage")[0])) == 1 and len(run.named("stepvar.scale")) == 10

@@ -22,7 +22,7 @@ export function speedUp([a, b]) {
 }
 
 /** What stands on a picture: its letter, and how it was drawn where a trace says so. @param {string} letter @param {string | null} [pruning] */
-export const tagOf = (letter, pruning) => (pruning && pruning !== "off" ? `${letter} · ${pruning.split(" ")[0]}` : letter);
+export const tagOf = (letter, pruning) => (pruning && pruning !== "off" ? `${letter} · ${pruning.split(/[ ,]/)[0]}` : letter);
 
 /** The entry for a picture of a list that holds one, or one for each. @template T @param {T[]} list @param {number} index */
 export const nth = (list, index) => list[Math.min(index, list.length - 1)];

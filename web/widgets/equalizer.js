@@ -288,8 +288,10 @@ function attach(node, host, plans, calibration) {
     const isWhole = trace.scales?.length === passes.length
       && passes.every((p, i) => !trace.scales[i].forced && trace.scales[i].tokens === p.tokens);
     if (!isWhole) return; // continued, stopped early, or of another size
-    if (findUpstream(root(), sampler, "VAR_MODEL", "VARAccelerator")) return; // these widgets do not say what such a run costs
     const pruning = findUpstream(root(), sampler, "VAR_MODEL", "StepVARPruning");
+    const accelerator = findUpstream(root(), sampler, "VAR_MODEL", "VARAccelerator");
+    const isReplaced = accelerator && pruning && findUpstream(root(), pruning, "VAR_MODEL", "VARAccelerator") === accelerator;
+    if (accelerator && !isReplaced) return; // these widgets do not say what such a run costs
     const options = Object.fromEntries(pruning ? SETTINGS.map((name) => [name, widgetValue(root(), pruning, name)]) : []);
     const cfg = widgetValue(root(), sampler, "cfg") ?? -1;
     const run = passesOf(plan, [], options).map((p, i) => ({ ...p, kept: trace.scales[i].tokens_run }));
