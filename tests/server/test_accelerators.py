@@ -141,11 +141,10 @@ def behind_pruning() -> dict:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("renderer", ["classic", "vue"])
-def test_runs_of_a_method_are_named_and_not_taken_for_prunings(frontend, renderer):
+def test_runs_of_a_method_are_named_and_not_taken_for_prunings(frontend):
     workflow = json.loads((launch.ROOT / "workflows" / "VAR_compare_accelerators.json").read_text(encoding="utf-8"))
     alone = {"evaluate": TIME}
-    replaced, compared = frontend.drive(renderer, [
+    replaced, compared = frontend.drive("classic", [
         {"name": "replaced", "workflow": behind_pruning(), "queue": True, "steps": [{"wait": 1500}, alone]},
         {"name": "compared", "workflow": workflow, "queue": True, "steps": [{"wait": 1500}, {"shoot": "compared"}, {"evaluate": TAGS}, alone]}])
     for result in (replaced, compared):

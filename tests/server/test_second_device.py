@@ -16,7 +16,7 @@ import launch
 
 pytestmark = pytest.mark.server
 
-WORKFLOWS = ("StepVAR_demo", "VAR_image_to_image", "VAR_masked_redraw")
+WORKFLOWS = ("StepVAR_demo", "VAR_masked_redraw")
 FLOAT32 = ("--force-fp32", "--fp32-vae")
 SWITCHES = {"lowvram": ["--lowvram"], "novram": ["--novram"], "gpu-only": ["--gpu-only"],
             "nearly full": ["--reserve-vram", "3.995"]}  # of 4 GiB
