@@ -12,3 +12,24 @@ def plain(text: str) -> str:
     while before != text:
         before, text = text, weighted.sub(r"\1", text)
     return text.replace("\\(", "(").replace("\\)", ")")
+
+
+class PromptTokenizer:
+    """Prompts as token ids in the form stock nodes pass on. A subclass sets key, tokenizer (of transformers) and ids(text)."""
+
+    key: str
+
+    def ids(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
+        return {self.key: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(self.ids(plain(text)))]]}
+
+    def untokenize(self, tokens) -> list:
+        return [(token, self.tokenizer.convert_ids_to_tokens(token[0])) for token in tokens]
+
+    def decode(self, ids, skip_special_tokens: bool = True) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def state_dict(self) -> dict:
+        return {}

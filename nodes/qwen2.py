@@ -20,7 +20,7 @@ from transformers import Qwen2Tokenizer
 
 from ..stepvar_core.checkpoints import Checkpoint
 from ..stepvar_core.errors import CheckpointMismatch
-from .prompt_text import plain
+from .prompt_text import PromptTokenizer
 
 KEY = "hart_qwen2"
 FIRST = "model.layers.0.self_attn.q_proj.weight"
@@ -127,8 +127,10 @@ class QwenEncoder(SDClipModel):
         return features_BTC[:, before:].float(), None, {"attention_mask": mask_BT[:, before:].long()}
 
 
-class Tokenizer:
-    """Prompts as 300 token ids in the form stock nodes pass on. Prompt weights are unknown to HART: (word:1.3) is read as word."""
+class Tokenizer(PromptTokenizer):
+    """Qwen2's, of always 300 ids. Prompt weights are unknown to HART: (word:1.3) is read as word."""
+
+    key = KEY
 
     def __init__(self, padding_side: str, pad_token: str):
         folder = os.path.join(os.path.dirname(llama.__file__), "qwen25_tokenizer")
@@ -136,17 +138,7 @@ class Tokenizer:
         self.padding_side, self.pad = padding_side, self.tokenizer.convert_tokens_to_ids(pad_token)
         self.instruction = self.tokenizer(INSTRUCTION)["input_ids"]
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        ids = self.tokenizer(plain(text), truncation=True, max_length=PROMPT_TOKENS)["input_ids"]
+    def ids(self, text: str) -> list[int]:
+        ids = self.tokenizer(text, truncation=True, max_length=PROMPT_TOKENS)["input_ids"]
         pads = [self.pad] * (PROMPT_TOKENS - len(ids))
-        ids = pads + ids if self.padding_side == "left" else ids + pads
-        return {KEY: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(ids)]]}
-
-    def untokenize(self, tokens) -> list:
-        return [(token, self.tokenizer.convert_ids_to_tokens(token[0])) for token in tokens]
-
-    def decode(self, ids, skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-
-    def state_dict(self) -> dict:
-        return {}
+        return pads + ids if self.padding_side == "left" else ids + pads

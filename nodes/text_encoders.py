@@ -23,7 +23,7 @@ from ..stepvar_core.checkpoints import Checkpoint, fill_module, read_checkpoint
 from ..stepvar_core.errors import CheckpointMismatch
 from . import qwen2
 from .bridge import model_files, resolve
-from .prompt_text import plain
+from .prompt_text import PromptTokenizer
 
 FOLDER = "text_encoders"
 NONE = "none"
@@ -125,22 +125,14 @@ def _encoder(checkpoint: Checkpoint, clip, clip_key: str, first: str, what: str,
     return model
 
 
-class Tokenizer:
-    """Prompts as token ids in the form stock nodes pass on. T5 knows no weights: (word:1.3) is read as word."""
+class Tokenizer(PromptTokenizer):
+    """T5's. T5 knows no weights: (word:1.3) is read as word."""
+
+    key = KEY
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         folder = os.path.join(os.path.dirname(comfy.text_encoders.t5.__file__), "t5_tokenizer")
         self.tokenizer = T5TokenizerFast.from_pretrained(folder)
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        ids = self.tokenizer(plain(text), truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        return {KEY: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(ids)]]}
-
-    def untokenize(self, tokens) -> list:
-        return [(token, self.tokenizer.convert_ids_to_tokens(token[0])) for token in tokens]
-
-    def decode(self, ids, skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-
-    def state_dict(self) -> dict:
-        return {}
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
