@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .accelerators import VARAccelerator
-from .bridge import ComfyExtension, register_folder
 from .canvas import EmptyVARLatent, VAREncode
 from .compare import VARCompare
+from .host import ComfyExtension
+from .host.loading import register_folder
 from .inspect import StepVARMaskOverlay, StepVARReport
 from .loaders import VARClassLabel, VARModelLoader, VARTextEncoderLoader
 from .pruning import StepVARPruning

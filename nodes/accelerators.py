@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..stepvar_core.pruning.accelerators import METHODS, Option, accelerator
-from .bridge import io
+from ..stepvar_core.methods.table import METHODS, Option, accelerator
+from .host import io
 from .schema import VARModel, schema, with_options
 
 # Workflows save values by position: names are only ever added, and only at the end, whatever method they belong to.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import bridge
-from .bridge import io
+from .host import io, running
+from .host.vae import encode_codes
 from .latents import empty_latent, pack_latent, schedule_of
 from .schema import VARModel, schema
 
@@ -38,7 +38,7 @@ class EmptyVARLatent(io.ComfyNode):
     @classmethod
     def execute(cls, model, aspect_ratio="1:1", size="auto", seconds=5.0, batch_size=1) -> io.NodeOutput:
         schedule = model.model.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
-        return io.NodeOutput(empty_latent(model.model, schedule, batch_size, bridge.management.intermediate_device()))
+        return io.NodeOutput(empty_latent(model.model, schedule, batch_size, running.host_device()))
 
 
 class VAREncode(io.ComfyNode):
@@ -61,5 +61,5 @@ class VAREncode(io.ComfyNode):
     @classmethod
     def execute(cls, vae, image, latent, seed=0) -> io.NodeOutput:
         schedule = schedule_of(latent)
-        codes, soft, samples = bridge.encode_codes(vae, image, schedule)
+        codes, soft, samples = encode_codes(vae, image, schedule)
         return io.NodeOutput(pack_latent(codes, soft, schedule, tuple(range(len(samples))), samples))

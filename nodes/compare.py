@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..stepvar_core.metrics import gradient_similarity, heat_map, psnr, ssim
 from ..stepvar_core.trace import Trace
-from .bridge import io
+from ..stepvar_core.viewing.metrics import gradient_similarity, heat_map, psnr, ssim
+from .host import io
 from .inspect import temporary
 from .schema import VARTrace, schema
 

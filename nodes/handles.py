@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ..stepvar_core.models.base import NextScaleModel
-from ..stepvar_core.pruning.auto import OFF, Timings
-from ..stepvar_core.pruning.policy import NoPruning
+from ..stepvar_core.families.base import NextScaleModel
+from ..stepvar_core.methods.stepvar import NoPruning
+from ..stepvar_core.planning.goals import OFF, Timings
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 
-from ..stepvar_core.overlay import LAYERS, draw, layer_map, pick_scale, to_pixels
-from ..stepvar_core.report import draw_report
 from ..stepvar_core.trace import Trace, pack_mask, pack_score, pictures_within, score_maps
-from .bridge import io, ui
+from ..stepvar_core.viewing.overlay import LAYERS, draw, layer_map, pick_scale, to_pixels
+from ..stepvar_core.viewing.report import draw_report
+from .host import io, ui
 from .schema import VARTrace, schema
 
 SCORE_BYTES = 3 << 19  # 2 MB as base64: the host keeps what is shown of every run in its history

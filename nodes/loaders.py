@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..stepvar_core.errors import ConditionMismatch
 from ..stepvar_core.labels import class_names, parse_labels
-from . import bridge, text_encoders
-from .bridge import io
 from .handles import ModelHandle
+from .host import io, loading
+from .host.text import flan_t5
 from .latents import pack_labels, reads_text
 from .schema import VARModel, schema
 
@@ -21,11 +21,11 @@ class VARModelLoader(io.ComfyNode):
             description="Loads a next-scale prediction (VAR) model and its VAE. 'demo (bundled)' needs no download.",
             search_aliases=["VAR", "visual autoregressive", "next-scale", "Infinity", "HART", "load checkpoint"],
             inputs=[
-                io.Combo.Input("model_name", options=bridge.model_names(), tooltip="The transformer: the bundled demo, or a file or folder in "
+                io.Combo.Input("model_name", options=loading.model_names(), tooltip="The transformer: the bundled demo, or a file or folder in "
                                "models/var or models/diffusion_models; for HART the folder that holds llm and tokenizer. Larger models draw better and slower."),
-                io.Combo.Input("vae_name", options=bridge.vae_names(), default="auto", tooltip="The VAE that turns tokens into pixels. "
+                io.Combo.Input("vae_name", options=loading.vae_names(), default="auto", tooltip="The VAE that turns tokens into pixels. "
                                "'auto' takes the one that belongs to the model (HART: the tokenizer in its own folder); another one gives noise or an error."),
-                io.Combo.Input("weight_dtype", options=list(bridge.DTYPES), default="auto", tooltip="How the weights are stored. 'auto' "
+                io.Combo.Input("weight_dtype", options=list(loading.DTYPES), default="auto", tooltip="How the weights are stored. 'auto' "
                                "lets ComfyUI choose for your hardware; fp32 is exact and takes twice the memory and time; fp8 takes half the memory and costs a little quality."),
                 io.Combo.Input("variant", options=VARIANTS, default="auto", tooltip="Only for files that cannot tell what they were "
                                "trained for (video models). Leave on 'auto' otherwise; it changes neither picture nor time."),
@@ -35,15 +35,15 @@ class VARModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, vae_name="auto", weight_dtype="auto", variant="auto") -> io.NodeOutput:
-        patcher = bridge.load_model(model_name, weight_dtype)
-        vae = bridge.load_vae(vae_name, patcher.model, model_name)
+        patcher = loading.load_model(model_name, weight_dtype)
+        vae = loading.load_vae(vae_name, patcher.model, model_name)
         return io.NodeOutput(ModelHandle(model_name, patcher, vae), vae)
 
 
 class VARTextEncoderLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        names = text_encoders.names()
+        names = flan_t5.names()
         return schema(
             node_id="VARTextEncoderLoader", display_name="Load VAR Text Encoder", category="VAR/loaders",
             description="Loads the text encoder of a text-to-image VAR model, for the stock CLIP Text Encode. ComfyUI's own Load CLIP "
@@ -53,17 +53,17 @@ class VARTextEncoderLoader(io.ComfyNode):
                 io.Combo.Input("encoder_name", options=names, tooltip="A file or a folder of shards (its name ends with a slash) in "
                                "models/text_encoders: for Infinity google/flan-t5-xl, for HART the folder of mit-han-lab/Qwen2-VL-1.5B-Instruct. The whole model "
                                "or its encoder alone; fp16, bf16 and fp8 files stay as small as they are."),
-                io.Combo.Input("type", options=text_encoders.TYPES, default="auto", tooltip="Which model it encodes for. Infinity: auto or "
+                io.Combo.Input("type", options=flan_t5.TYPES, default="auto", tooltip="Which model it encodes for. Infinity: auto or "
                                "flan-t5-xl; HART: auto or hart-qwen2. The others are for model families still to come. Changes neither time nor memory."),
-                io.Combo.Input("encoder_name_2", options=[text_encoders.NONE, *names], default=text_encoders.NONE,
+                io.Combo.Input("encoder_name_2", options=[flan_t5.NONE, *names], default=flan_t5.NONE,
                                tooltip="For models that read two encoders. Infinity and HART read one: leave on none."),
             ],
             outputs=[io.Clip.Output(display_name="CLIP", tooltip="For CLIP Text Encode. Prompts of up to 512 tokens (HART 300), the rest is cut off. Neither "
                                     "knows prompt weights: (word:1.3) is read as word.")])
 
     @classmethod
-    def execute(cls, encoder_name, type="auto", encoder_name_2=text_encoders.NONE) -> io.NodeOutput:
-        return io.NodeOutput(text_encoders.load(encoder_name, type, encoder_name_2))
+    def execute(cls, encoder_name, type="auto", encoder_name_2=flan_t5.NONE) -> io.NodeOutput:
+        return io.NodeOutput(flan_t5.load(encoder_name, type, encoder_name_2))
 
 
 class VARClassLabel(io.ComfyNode):

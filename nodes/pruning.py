@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..stepvar_core.pruning.auto import GOALS, OFF, check_goal
-from ..stepvar_core.pruning.plan import FILLS, HALVES
-from ..stepvar_core.pruning.policy import PROTECT_MODES, SCOPES, StepVAR
-from ..stepvar_core.pruning.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
-from ..stepvar_core.pruning.selectors import NORMALISERS, SELECTORS
-from .bridge import io
+from ..stepvar_core.methods.kept import FILLS, HALVES
+from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
+from ..stepvar_core.methods.selectors import NORMALISERS, SELECTORS
+from ..stepvar_core.methods.stepvar import PROTECT_MODES, SCOPES, StepVAR
+from ..stepvar_core.planning.goals import GOALS, OFF, check_goal
+from .host import io
 from .schema import VARModel, advanced, schema, with_options
 
 DEFAULT_PRESET = "Balanced"

@@ -11,18 +11,18 @@ import re
 
 from aiohttp import web
 
-from ..stepvar_core.cost import terms
 from ..stepvar_core.errors import OptionError, StepVARError
 from ..stepvar_core.labels import class_names
-from ..stepvar_core.pruning.presets import PRESETS, preset_ratios
-from . import bridge
+from ..stepvar_core.methods.presets import PRESETS, preset_ratios
+from ..stepvar_core.planning.cost import terms
 from .canvas import ASPECT_RATIOS, SIZES
+from .host import loading, running
 
 MAX_BATCH = 64
 
 
 def register_routes() -> None:
-    bridge.add_route("/stepvar/plan", answer_plan)
+    running.add_route("/stepvar/plan", answer_plan)
 
 
 async def answer_plan(request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def answer_plan(request: web.Request) -> web.Response:
 def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
     """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here, and
     class names where asked for. Raises StepVARError as loading and sampling would."""
-    network = bridge.outline(model, weight_dtype)
+    network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
     answer = {"model": model, "family": network.family, "batch": batch, **terms(network, schedule),
               "presets": {name: preset_ratios(name, network.family, schedule, network.full_scales) for name in PRESETS}}
@@ -58,13 +58,13 @@ def _question(query) -> dict:
         return value
 
     model = query.get("model", "")
-    if model not in bridge.model_names():
+    if model not in loading.model_names():
         raise OptionError(f"There is no model {model[:60]!r}.", "Put the file into models/var and press R to refresh, or choose another.")
     batch = query.get("batch", "1")
     if not re.fullmatch(r"[0-9]{1,3}", batch) or not 1 <= int(batch) <= MAX_BATCH:
         raise OptionError(f"batch is {batch[:60]!r}.", f"Use a whole number from 1 to {MAX_BATCH}.")
     return {"aspect_ratio": one_of("aspect_ratio", ASPECT_RATIOS, "1:1"), "size": one_of("size", SIZES, "auto"), "batch": int(batch),
-            "weight_dtype": one_of("weight_dtype", bridge.DTYPES, "auto"), "labels": one_of("labels", ("0", "1"), "0") == "1",
+            "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"), "labels": one_of("labels", ("0", "1"), "0") == "1",
             "model": model}
 
 

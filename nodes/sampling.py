@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..stepvar_core.pruning.auto import Auto
-from ..stepvar_core.pruning.presets import apply_preset
+from ..stepvar_core.methods.presets import apply_preset
+from ..stepvar_core.planning.goals import Auto
 from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
-from . import bridge
-from .bridge import io
+from .host import io, running
 from .inspect import temporary, trace_message
 from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
@@ -63,13 +62,13 @@ class VARSampler(io.ComfyNode):
             check_mask(policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects")
         strength = None if cfg < 0 else cfg
         auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
-        device = bridge.load_for_sampling(model, auto.cost().peak_bytes)
+        device = running.load_for_sampling(model, auto.cost().peak_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None
         condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
             schedule=given.schedule, negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
             seed=seed, rows=given.rows, cfg=strength, temperature=None if temperature < 0 else temperature, top_k=None if top_k < 0 else top_k,
-            top_p=None if top_p < 0 else top_p, device=device, heartbeat=bridge.management.throw_exception_if_processing_interrupted)
+            top_p=None if top_p < 0 else top_p, device=device, heartbeat=running.stop_if_cancelled)
 
         timed_as = (str(device), str(network.dtype), given.batch)
         policy = auto.choose(timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace)
@@ -77,9 +76,9 @@ class VARSampler(io.ComfyNode):
             network, model.vae.codec, condition, pruning=policy, start_at_scale=start_at_scale,
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
             end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, **drawing)
-        progress = bridge.Progress(model, cls.hidden, job)
+        progress = running.Progress(model, cls.hidden, job)
         result = finish(job, watched(scale_steps(job), progress))
         auto.learn(timed_as, result.trace)
-        packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, bridge.to_host(result.latent))
+        packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, running.to_host(result.latent))
         seen = [] if progress.last is None else temporary(progress.last, cls)
         return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bridge import io
+from .host import io
 
 VARModel = io.Custom("VAR_MODEL")
 VARTrace = io.Custom("VAR_TRACE")

@@ -6,19 +6,11 @@
     image_BHW3 = vae.decode(result.latent)
 """
 
-from .cost import Estimate, estimate
-from .errors import (
-    CheckpointMismatch,
-    ConditionMismatch,
-    LatentMismatch,
-    OptionError,
-    ScheduleMismatch,
-    ShapeMismatch,
-    StepVARError,
-)
-from .pruning.accelerators import accelerator
-from .pruning.policy import NoPruning, StepVAR
-from .registry import load_model, load_vae
+from .errors import CheckpointMismatch, ConditionMismatch, LatentMismatch, OptionError, ScheduleMismatch, ShapeMismatch, StepVARError
+from .families.registry import load_model, load_vae
+from .methods.stepvar import NoPruning, StepVAR
+from .methods.table import accelerator
+from .planning.cost import Estimate, estimate
 from .sampler import Result, ScaleStep, sample
 from .schedule import Pass, Scale, ScaleSchedule
 from .trace import ScaleTrace, Trace

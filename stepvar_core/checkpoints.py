@@ -217,6 +217,15 @@ def from_metadata(checkpoint: Checkpoint, overrides: dict | None, key: str):
     return checkpoint.config.get(key)
 
 
+def settings(checkpoint: Checkpoint, overrides: dict | None):
+    """said(key, default): a setting by name, from whoever says it first."""
+    def said(key: str, default=None):
+        value = from_metadata(checkpoint, overrides, key)
+        return default if value is None else value
+
+    return said
+
+
 def fill_module(module: nn.Module, checkpoint: Checkpoint, legacy: Iterable[str], what: str, assign: bool = False) -> None:
     """Loads every tensor into its place. legacy: patterns of buffers that old files carry and nobody needs.
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import guidance
-from .cost import rows_per_pass
 from .errors import ConditionMismatch, LatentMismatch, OptionError, ShapeMismatch
-from .kv_cache import BlockCausal, KVCache
-from .pruning.plan import PassPlan
-from .pruning.policy import NoPruning
+from .memory import BlockCausal, KVCache
+from .methods.kept import PassPlan
+from .methods.stepvar import NoPruning
+from .planning.cost import rows_per_pass
 from .schedule import Pass, Scale, ScaleSchedule
 from .token_sampling import Streams, maskgit_counts, smooth_probs, upload
 from .tokens import DENSE, PartTokens

@@ -1,7 +1,7 @@
 """The seam between models and pruning: a token plan is an argument of the forward.
 
 A model calls enter, through, leave and rows; the sampler calls spread, kept_BN and reads added_BN and scores after the
-blocks. Pruning plans answer the same calls (pruning/plan.py), so no model asks whether pruning is on.
+blocks. Pruning plans answer the same calls (methods/kept.py), so no model asks whether pruning is on.
 """
 
 from __future__ import annotations

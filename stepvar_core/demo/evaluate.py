@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec import VQVAE
-from ..models.var import VAR
+from ..codecs.vqvae import VQVAE
+from ..families.var.model import VAR
 from ..schedule import ScaleSchedule
 from .data import FEW_PATTERNS, Artwork, endless
 from .stage import Stage

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..registry import load_model, load_vae
+from ..families.registry import load_model, load_vae
 from . import MODEL_FILE, VAE_FILE, evaluate, transformer, vae
 from .data import Artwork, load_artwork
 from .sheet import save_sheet

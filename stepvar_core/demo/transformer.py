@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, amp, nn
 
-from ..codec import VQVAE
-from ..models.var import VAR, ClassCondition, VARConfig
+from ..codecs.vqvae import VQVAE
+from ..families.var.model import VAR, ClassCondition, VARConfig
 from ..sampler import sample
 from ..schedule import ScaleSchedule
 from .data import FEW_PATTERNS, Artwork, endless

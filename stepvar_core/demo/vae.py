@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, amp, nn
 
-from ..codec import VQVAE, VQVAEConfig
-from ..quantizer import MultiScaleQuantizer
+from ..codecs.multiscale import MultiScaleQuantizer
+from ..codecs.vqvae import VQVAE, VQVAEConfig
 from ..schedule import ScaleSchedule
 from .data import Artwork, endless
 from .sheet import save_sheet

@@ -19,7 +19,7 @@ import torch
 import stepvar_core as sv
 from stepvar_core import sampler
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
-from stepvar_core.pruning.auto import SECONDS, Timings, choose_ratios, ladder_ratios, probe
+from stepvar_core.planning.goals import SECONDS, Timings, choose_ratios, ladder_ratios, probe
 
 ALLOWED = 0.10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepvar_core.pruning.auto import LADDER, TABLES, Table, ladder_ratios
+from stepvar_core.planning.goals import LADDER, TABLES, Table, ladder_ratios
 
 from .experiments import Setting
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 import stepvar_core as sv
-from stepvar_core.pruning.accelerators import METHODS
-from stepvar_core.pruning.plan import FILLS, KeptTokens
-from stepvar_core.pruning.policy import StepVARRun
-from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, preset_ratios
-from stepvar_core.pruning.recovery import nearest_kept
-from stepvar_core.pruning.selectors import NORMALISERS, SELECTORS, Scores, high_pass_score, update_energy
+from stepvar_core.methods.fills import nearest_kept
+from stepvar_core.methods.kept import FILLS, KeptTokens
+from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, preset_ratios
+from stepvar_core.methods.selectors import NORMALISERS, SELECTORS, Scores, high_pass_score, update_energy
+from stepvar_core.methods.stepvar import StepVARRun
+from stepvar_core.methods.table import METHODS
 
 LAST_TWO = (0.25, 0.5, 0.75, 0.9)
 FAINTEST = 1e-3  # a copy that faded below this adds nothing

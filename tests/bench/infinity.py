@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 
 import stepvar_core as sv
-from stepvar_core.bsq_vae import BSQVAE, BSQVAEConfig
-from stepvar_core.models.base import TEXT_TOKENS
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.pruning.presets import PRESETS, preset_ratios
+from stepvar_core.families.base import TEXT_TOKENS
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.infinity.vae import BSQVAE, BSQVAEConfig
+from stepvar_core.methods.presets import PRESETS, preset_ratios
 from stepvar_core.sampler import prepare, scale_steps
 
 from .measure import best_clock, hardware, matmul_rate, timed, verdict

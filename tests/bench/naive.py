@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepvar_core.models.infinity import Infinity, TextCondition, rotary_table
-from stepvar_core.models.infinity_schedules import full_grid
+from stepvar_core.families.infinity.model import Infinity, TextCondition, rotary_table
+from stepvar_core.families.infinity.schedules import full_grid
 from stepvar_core.schedule import ScaleSchedule
 from stepvar_core.token_sampling import Streams
 

@@ -34,8 +34,8 @@ import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
 from stepvar_core.demo import MODEL_FILE, VAE_FILE
 from stepvar_core.demo.evaluate import PICTURE, Classifier, nine_crops
-from stepvar_core.metrics import gradient_deviation, psnr, radial_spectrum_error, ssim
-from stepvar_core.pruning.auto import update_index
+from stepvar_core.planning.goals import update_index
+from stepvar_core.viewing.metrics import gradient_deviation, psnr, radial_spectrum_error, ssim
 
 from .experiments import Experiment, FadingVAE, Peek, Setting, experiments
 from .plots import Panel, Point, Series, draw, front

@@ -17,8 +17,8 @@ import statistics
 import torch
 
 import stepvar_core as sv
-from stepvar_core.codec import VQVAE, VQVAEConfig
-from stepvar_core.models.var import VAR, VARConfig
+from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.sampler import prepare
 from stepvar_core.trace import pack_mask
 

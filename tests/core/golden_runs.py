@@ -10,8 +10,8 @@ from synth_weights import write_checkpoints
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
-from stepvar_core.models.var import VAR
-from stepvar_core.registry import MODELS, build
+from stepvar_core.families.registry import MODELS, build
+from stepvar_core.families.var.model import VAR
 
 VAR_GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "var"
 CONFIGS = {name: json.loads((VAR_GOLDEN / name / "config.json").read_text()) for name in ("tiny4", "saln6", "ten")}

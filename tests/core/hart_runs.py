@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
-from stepvar_core.models.hart import HART
-from stepvar_core.registry import MODELS, build
+from stepvar_core.families.hart.model import HART
+from stepvar_core.families.registry import MODELS, build
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "hart"
 CASES = json.loads((GOLDEN / "config.json").read_text())["cases"]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
-from stepvar_core.models.infinity import Infinity
-from stepvar_core.registry import MODELS, build
+from stepvar_core.families.infinity.model import Infinity
+from stepvar_core.families.registry import MODELS, build
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "infinity"
 CONFIGS = {name: json.loads((GOLDEN / name / "config.json").read_text()) for name in ("i2b", "i8b")}

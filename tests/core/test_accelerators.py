@@ -16,11 +16,11 @@ from test_cost import FlopCounter
 from tiny_models import SCHEDULE, prompts, tiny_infinity, tiny_pair
 
 import stepvar_core as sv
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.models.infinity_schedules import TEMPLATES
-from stepvar_core.pruning.accelerators import METHODS, PUBLISHED, Accelerator, Rival
-from stepvar_core.pruning.plan import Earlier, KeptTokens
-from stepvar_core.pruning.policy import StepVARRun
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.infinity.schedules import TEMPLATES
+from stepvar_core.methods.kept import Earlier, KeptTokens
+from stepvar_core.methods.stepvar import StepVARRun
+from stepvar_core.methods.table import METHODS, PUBLISHED, Accelerator, Rival
 
 # 13 scales, as many as Infinity's 1M has, so that what is skipped there is skipped here; no square but the first
 FULL = sv.ScaleSchedule([(1, 1, 1), (1, 1, 2), (1, 2, 2), (1, 2, 3), (1, 3, 3), (1, 3, 4), (1, 4, 4), (1, 4, 5), (1, 4, 6), (1, 5, 6), (1, 6, 7),

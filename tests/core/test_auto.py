@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_models import tiny_vae, tiny_var
 
 import stepvar_core as sv
-from stepvar_core.cost import estimate
-from stepvar_core.pruning import auto
-from stepvar_core.pruning.auto import (
+from stepvar_core.planning import goals as auto
+from stepvar_core.planning.cost import estimate
+from stepvar_core.planning.goals import (
     LADDER,
     Auto,
     QualityGoal,

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_models import save, tiny_vae, tiny_var
 
 import stepvar_core as sv
-from stepvar_core.pruning.auto import LADDER, read_tables
+from stepvar_core.planning.goals import LADDER, read_tables
 from tests.bench import calibrate, quality
 from tests.bench.experiments import Setting, experiments
 from tests.bench.plots import Panel, Point, Series, draw, front, nice_ticks

@@ -11,10 +11,10 @@ from tiny_models import SCHEDULE, tiny_pair, tiny_var
 from torch.overrides import TorchFunctionMode
 
 import stepvar_core as sv
-from stepvar_core.models.var import VAR, VARConfig
-from stepvar_core.pruning.plan import FILLS, HALVES
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.presets import PRESETS
+from stepvar_core.families.var.model import VAR, VARConfig
+from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.presets import PRESETS
+from stepvar_core.methods.stepvar import SCOPES
 
 TABLE = {entry["model"]: entry for entry in json.loads((VAR_GOLDEN / "costs.json").read_text())["models"]}
 

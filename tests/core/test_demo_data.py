@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 from safetensors import safe_open
 
+from stepvar_core.codecs.multiscale import MultiScaleQuantizer
 from stepvar_core.demo import MODEL_FILE, VAE_FILE, data, transformer, vae
-from stepvar_core.quantizer import MultiScaleQuantizer
 from stepvar_core.schedule import ScaleSchedule
 
 LIMIT_BYTES = {VAE_FILE: 10_000_000, MODEL_FILE: 20_000_000}

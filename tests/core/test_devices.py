@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
-from stepvar_core.pruning.accelerators import METHODS
-from stepvar_core.pruning.plan import FILLS
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.selectors import SELECTORS
+from stepvar_core.methods.kept import FILLS
+from stepvar_core.methods.selectors import SELECTORS
+from stepvar_core.methods.stepvar import SCOPES
+from stepvar_core.methods.table import METHODS
 from stepvar_core.sampler import prepare, scale_steps
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 4)])

@@ -12,9 +12,12 @@ from safetensors.torch import save_file
 from tiny_models import save, tiny_hart, tiny_vae, tiny_var
 
 import stepvar_core as sv
-from stepvar_core import evaluate
 from stepvar_core.errors import ConditionMismatch, OptionError
-from stepvar_core.evaluate import Plan, Prompt, main, read_prompts, run, two_columns
+from stepvar_core.evaluate import text
+from stepvar_core.evaluate.__main__ import main
+from stepvar_core.evaluate.drawing import Plan, two_columns
+from stepvar_core.evaluate.prompts import Prompt, read_prompts
+from stepvar_core.evaluate.running import run
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +147,9 @@ def test_a_text_model_draws_from_stored_features(tmp_path):
 def test_features_that_are_missing_are_named(tmp_path):
     save_file({"00000": torch.zeros(3, 8)}, tmp_path / "features.safetensors")
     with pytest.raises(ConditionMismatch, match="no features of prompt 00009"):
-        evaluate.stored_features(str(tmp_path / "features.safetensors"))(Prompt(9, "00009", "a dog"))
+        text.stored_features(str(tmp_path / "features.safetensors"))(Prompt(9, "00009", "a dog"))
     with pytest.raises(ConditionMismatch, match="--text-encoder FOLDER"):
-        evaluate.TextEncoder("", "cpu")
+        text.TextEncoder("", "cpu")
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, arguments):

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import Checkpoint, read_checkpoint
-from stepvar_core.models.hart import image_rotary, text_rotary
-from stepvar_core.models.residual_diffusion import diffusion_steps
-from stepvar_core.registry import CODECS, MODELS, build, detect
+from stepvar_core.families.hart.model import HARTConfig, image_rotary, text_rotary
+from stepvar_core.families.hart.residual import diffusion_steps
+from stepvar_core.families.registry import CODECS, MODELS, build, detect
 from stepvar_core.schedule import Scale
 
 # the README's tolerances
@@ -127,7 +127,7 @@ def official(name: str) -> tuple[Checkpoint, dict]:
 def test_the_official_transformer_fits():
     checkpoint, layout = official("transformer")
     model = build(detect(checkpoint, MODELS, "a transformer"), checkpoint, device="meta", dtype=torch.bfloat16)
-    assert model.config == sv.models.hart.HARTConfig()
+    assert model.config == HARTConfig()
     assert sum(p.numel() for p in model.parameters()) == layout["parameters"]
     assert {key for key in checkpoint.tensors if not re.fullmatch(DROPPED, key)} == set(model.state_dict())
     kept = {name: p.dtype for name, p in model.named_parameters()}
@@ -143,7 +143,7 @@ def test_the_official_tokenizer_fits():
     vae = build(family, checkpoint, device="meta")
     wanted = {family.rename(key) for key in checkpoint.tensors if not key.startswith("disc.") and "ema_vocab_hit_SV" not in key}
     assert set(vae.state_dict()) == wanted and vae.config.has_encoder and vae.config.stride == 16
-    assert vae.own_schedule() == sv.models.hart.HARTConfig().schedule()
+    assert vae.own_schedule() == HARTConfig().schedule()
 
 
 @pytest.mark.parametrize(("config", "words"), [

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import Checkpoint
-from stepvar_core.models.infinity import rotary_table, rotate
-from stepvar_core.models.infinity_schedules import TEMPLATES, full_grid
-from stepvar_core.registry import CODECS as CODEC_FAMILIES
-from stepvar_core.registry import MODELS, build, detect
+from stepvar_core.families.infinity.model import rotary_table, rotate
+from stepvar_core.families.infinity.schedules import TEMPLATES, full_grid
+from stepvar_core.families.registry import CODECS as CODEC_FAMILIES
+from stepvar_core.families.registry import MODELS, build, detect
 
 # the README's tolerances: float32 on CPUs that sum in another order; upstream's bf16 cross-attention moves logits more
 FEATURES, LOGITS, BF16_LOGITS, SUMS, IMAGE, ENCODED, TABLE = 5e-4, 2e-3, 0.5, 1e-5, 1e-3, 2e-4, 1e-6

@@ -10,7 +10,7 @@ from golden_runs import CONFIGS, RUNS, VAR_GOLDEN, Replay
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import Checkpoint
-from stepvar_core.registry import CODECS, MODELS, build, detect
+from stepvar_core.families.registry import CODECS, MODELS, build, detect
 from stepvar_core.sampler import prepare
 
 # the README's tolerances: float32 on CPUs that sum in another order

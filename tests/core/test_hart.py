@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import stepvar_core as sv
-from stepvar_core.models.hart import HART, HARTConfig, image_rotary, turn
-from stepvar_core.pruning.plan import FILLS, HALVES
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.presets import PRESETS
+from stepvar_core.families.hart.model import HART, HARTConfig, image_rotary, turn
+from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.presets import PRESETS
+from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.sampler import prepare, scale_steps
 from stepvar_core.token_sampling import maskgit_counts
 

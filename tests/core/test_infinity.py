@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import stepvar_core as sv
-from stepvar_core.bitwise_quantizer import NOTHING, BitwiseQuantizer
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.pruning.plan import FILLS, HALVES
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.presets import PRESETS
+from stepvar_core.codecs.bits import NOTHING, BitwiseQuantizer
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.presets import PRESETS
+from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.token_sampling import Streams
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])

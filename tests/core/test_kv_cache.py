@@ -7,7 +7,7 @@ from hypothesis.strategies import integers, lists
 from tiny_models import SCHEDULE
 
 import stepvar_core as sv
-from stepvar_core.kv_cache import KVCache, cache_bytes
+from stepvar_core.memory import KVCache, cache_bytes
 from stepvar_core.sampler import prepare
 
 HEADS, DIM = 2, 4

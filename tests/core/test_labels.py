@@ -3,8 +3,8 @@
 import pytest
 
 from stepvar_core.errors import ConditionMismatch
+from stepvar_core.families.var.model import VARConfig
 from stepvar_core.labels import class_names, parse_labels
-from stepvar_core.models.var import VARConfig
 
 NAMES = ("cat face;kitty", "lion", "red apple", "red panda", "green apple;granny smith")
 

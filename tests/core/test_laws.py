@@ -12,11 +12,11 @@ from hypothesis.strategies import booleans, floats, integers, lists, none, sampl
 from tiny_models import SCHEDULE, tiny_var
 
 import stepvar_core as sv
-from stepvar_core.kv_cache import BlockCausal, KVCache
-from stepvar_core.models.var import ClassCondition
-from stepvar_core.pruning.plan import FILLS
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.selectors import SELECTORS
+from stepvar_core.families.var.model import ClassCondition
+from stepvar_core.memory import BlockCausal, KVCache
+from stepvar_core.methods.kept import FILLS
+from stepvar_core.methods.selectors import SELECTORS
+from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.sampler import prepare, scale_steps
 
 COMBINATIONS = list(itertools.product(SELECTORS, FILLS, SCOPES))

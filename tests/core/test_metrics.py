@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepvar_core.errors import ShapeMismatch
-from stepvar_core.metrics import EDGE_T, FULL_HEAT, K1, K2, SIGMA, WINDOW, gradient, gradient_similarity, heat_map, psnr, ssim
-from stepvar_core.overlay import viridis
+from stepvar_core.viewing.metrics import EDGE_T, FULL_HEAT, K1, K2, SIGMA, WINDOW, gradient, gradient_similarity, heat_map, psnr, ssim
+from stepvar_core.viewing.overlay import viridis
 
 NUMBERS = (psnr, ssim, gradient_similarity)
 

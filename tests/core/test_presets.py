@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import stepvar_core as sv
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.models.infinity_schedules import SIZES
-from stepvar_core.models.var import VAR, VARConfig
-from stepvar_core.pruning.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
-from stepvar_core.registry import MODELS
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.infinity.schedules import SIZES
+from stepvar_core.families.registry import MODELS
+from stepvar_core.families.var.model import VAR, VARConfig
+from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
 SHORT = sv.ScaleSchedule.square(range(1, 11))

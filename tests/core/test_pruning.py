@@ -10,17 +10,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis.strategies import booleans, floats, integers, lists, sampled_from
 
 import stepvar_core as sv
-from stepvar_core.pruning.plan import FILLS, Earlier, KeptTokens, PassPlan, RecordingTokens
-from stepvar_core.pruning.recovery import anchor_mask, kept_mask, nearest_kept
-from stepvar_core.pruning.selectors import (
-    NORMALISERS,
-    SELECTORS,
-    ScoreContext,
-    Scores,
-    high_pass_score,
-    keep_top,
-    structure_score,
-)
+from stepvar_core.methods.fills import anchor_mask, kept_mask, nearest_kept
+from stepvar_core.methods.kept import FILLS, Earlier, KeptTokens, PassPlan, RecordingTokens
+from stepvar_core.methods.selectors import NORMALISERS, SELECTORS, ScoreContext, Scores, high_pass_score, keep_top, structure_score
 
 few = settings(max_examples=30)
 edges, ratios, seeds = integers(1, 9), floats(0.01, 0.999), integers(0, 2**20)

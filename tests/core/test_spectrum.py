@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepvar_core.metrics import EDGE_T, gradient, gradient_deviation, radial_spectrum, radial_spectrum_error
+from stepvar_core.viewing.metrics import EDGE_T, gradient, gradient_deviation, radial_spectrum, radial_spectrum_error
 
 
 def waves(h: int, w: int, across: int, down: int) -> torch.Tensor:

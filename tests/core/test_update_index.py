@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import stepvar_core as sv
-from stepvar_core.pruning.selectors import SELECTORS, ScoreContext, update_energy, update_turn
+from stepvar_core.methods.selectors import SELECTORS, ScoreContext, update_energy, update_turn
 
 
 def run(model, vae, policy, **options):

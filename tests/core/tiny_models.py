@@ -5,10 +5,10 @@ import math
 import torch
 
 import stepvar_core as sv
-from stepvar_core.codec import VQVAE, VQVAEConfig
-from stepvar_core.models.hart import HART, HARTConfig
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.models.var import VAR, VARConfig
+from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.families.hart.model import HART, HARTConfig
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.var.model import VAR, VARConfig
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])  # 54 tokens, no square among the larger ones
 EDGES = (1, 2, 3, 4, 6)

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepvar_core.overlay import viridis
-from stepvar_core.pruning.recovery import anchor_mask, nearest_kept
+from stepvar_core.methods.fills import anchor_mask, nearest_kept
 from stepvar_core.schedule import Scale
 from stepvar_core.trace import LAYERS, ScaleTrace, Trace, pack_mask, pack_score, pictures_within
+from stepvar_core.viewing.overlay import viridis
 
 SCRIPT = Path(__file__).with_name("against_core.mjs")
 

@@ -12,10 +12,10 @@ import torch  # noqa: E402
 import torch_npu  # noqa: E402
 
 import stepvar_core as sv  # noqa: E402
-from stepvar_core.codec import VQVAE, VQVAEConfig  # noqa: E402
-from stepvar_core.models.hart import HART, HARTConfig  # noqa: E402
-from stepvar_core.models.infinity import Infinity, InfinityConfig  # noqa: E402
-from stepvar_core.models.var import VAR, VARConfig  # noqa: E402
+from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig  # noqa: E402
+from stepvar_core.families.hart.model import HART, HARTConfig  # noqa: E402
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig  # noqa: E402
+from stepvar_core.families.var.model import VAR, VARConfig  # noqa: E402
 
 DEVICE = torch.device("npu", 0)
 TEXT = 40

@@ -23,9 +23,10 @@ folder_paths.folder_names_and_paths["text_encoders"] = ([models], folder_paths.s
 spec = importlib.util.spec_from_file_location("stepvar_pack", f"{pack}/__init__.py", submodule_search_locations=[pack])
 module = sys.modules["stepvar_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from stepvar_pack.nodes import latents, text_encoders  # noqa: E402
+from stepvar_pack.nodes import latents  # noqa: E402
+from stepvar_pack.nodes.host.text import flan_t5 as text_encoders  # noqa: E402
 from stepvar_pack.stepvar_core.errors import ConditionMismatch  # noqa: E402
-from stepvar_pack.stepvar_core.models.infinity import Infinity, InfinityConfig  # noqa: E402
+from stepvar_pack.stepvar_core.families.infinity.model import Infinity, InfinityConfig  # noqa: E402
 
 task, found, about = json.load(sys.stdin), {}, {"listed": text_encoders.names(), "ids": {}, "stored": {}}
 for name in task["encoders"]:

@@ -24,37 +24,37 @@ import nodes as host_nodes  # noqa: E402
 def load_pack():
     """The pack's modules, imported by the host's own loader."""
     assert asyncio.run(host_nodes.load_custom_node(PACK)), "the pack did not load"
-    name = next(key for key in sys.modules if key.endswith(".nodes.bridge"))
-    package = name.removesuffix(".nodes.bridge")
+    name = next(key for key in sys.modules if key.endswith(".nodes.host.loading"))
+    package = name.removesuffix(".nodes.host.loading")
     return sys.modules[name], sys.modules[package + ".nodes.handles"], sys.modules[package + ".stepvar_core"]
 
 
-def draw(bridge, handle, sampler) -> torch.Tensor:
+def draw(loading, handle, sampler) -> torch.Tensor:
     network = handle.model
     job = sampler.prepare(network, handle.vae.codec, network.class_condition([0, 1]), schedule=network.schedule(), seed=5,
                           pruning=handle.policy, device=handle.patcher.load_device)
     return torch.cat([c for c in sampler.finish(job, sampler.scale_steps(job)).codes], 1)
 
 
-def partial_load(bridge, handles, core) -> dict:
+def partial_load(loading, handles, core) -> dict:
     """The same tokens with all, half and almost none of the weights loaded; the rest is cast in call by call."""
     sampler = sys.modules[core.__name__ + ".sampler"]
     found = {}
     for share in (1.0, 0.5, 0.02):
-        patcher = bridge.load_model(bridge.BUNDLED, "fp16")
-        handle = handles.ModelHandle("demo", patcher, bridge.load_vae("auto", patcher.model, bridge.BUNDLED))
+        patcher = loading.load_model(loading.BUNDLED, "fp16")
+        handle = handles.ModelHandle("demo", patcher, loading.load_vae("auto", patcher.model, loading.BUNDLED))
         handle = replace(handle, policy=core.StepVAR((0.5, 0.5)))
         size = patcher.model_size()
         patcher.patch_model(device_to=patcher.load_device, lowvram_model_memory=0 if share == 1 else int(size * share))
-        codes = draw(bridge, handle, sampler)
+        codes = draw(loading, handle, sampler)
         found[str(share)] = {"loaded": patcher.loaded_size() / size, "codes": codes.flatten().tolist()}
         patcher.detach()
     return found
 
 
-def decode_out_of_memory(bridge, handles, core) -> dict:
+def decode_out_of_memory(loading, handles, core) -> dict:
     """A batch of three does not fit; each picture alone does. A fault of another kind must not be taken for that."""
-    vae = bridge.load_vae("auto", bridge.load_model(bridge.BUNDLED, "auto").model, bridge.BUNDLED)
+    vae = loading.load_vae("auto", loading.load_model(loading.BUNDLED, "auto").model, loading.BUNDLED)
     samples = torch.randn(3, vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(1))
     whole, decode, rows = vae.decode(samples), vae.codec.decode, []
 
@@ -79,5 +79,5 @@ def decode_out_of_memory(bridge, handles, core) -> dict:
 
 
 logging.disable(logging.WARNING)
-bridge, handles, core = load_pack()
-print(json.dumps({"partial_load": partial_load, "decode_out_of_memory": decode_out_of_memory}[CHECK](bridge, handles, core)))
+loading, handles, core = load_pack()
+print(json.dumps({"partial_load": partial_load, "decode_out_of_memory": decode_out_of_memory}[CHECK](loading, handles, core)))

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from stepvar_core.bsq_vae import BSQVAE, BSQVAEConfig
-from stepvar_core.codec import VQVAE, VQVAEConfig
-from stepvar_core.models.hart import HART, HARTConfig
-from stepvar_core.models.infinity import Infinity, InfinityConfig
-from stepvar_core.models.var import VAR, VARConfig
+from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.families.hart.model import HART, HARTConfig
+from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.infinity.vae import BSQVAE, BSQVAEConfig
+from stepvar_core.families.var.model import VAR, VARConfig
 
 CODES, CHANNELS = 64, 32
 TEXT = 32  # channels of the small T5

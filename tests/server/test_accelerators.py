@@ -11,7 +11,7 @@ from graphs import Pipeline
 import launch
 import stepvar_core as sv
 from stepvar_core.demo import MODEL_FILE
-from stepvar_core.pruning.accelerators import METHODS
+from stepvar_core.methods.table import METHODS
 
 pytestmark = pytest.mark.server
 

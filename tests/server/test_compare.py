@@ -10,7 +10,7 @@ import torch
 from graphs import Graph, Pipeline
 from PIL import Image
 
-from stepvar_core.metrics import gradient_similarity, heat_map, psnr, ssim
+from stepvar_core.viewing.metrics import gradient_similarity, heat_map, psnr, ssim
 
 pytestmark = pytest.mark.server
 

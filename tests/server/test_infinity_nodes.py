@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import launch
 import stepvar_core as sv
-from stepvar_core.models.infinity_schedules import published
+from stepvar_core.families.infinity.schedules import published
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
 import synth_weights  # noqa: E402

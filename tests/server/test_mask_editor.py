@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import launch
-from stepvar_core.pruning.policy import PROTECTED_SHARE
+from stepvar_core.methods.stepvar import PROTECTED_SHARE
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 

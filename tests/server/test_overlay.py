@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import launch
-from stepvar_core.overlay import PRUNED, viridis
-from stepvar_core.pruning.recovery import nearest_kept
+from stepvar_core.methods.fills import nearest_kept
 from stepvar_core.schedule import Scale
 from stepvar_core.trace import ScaleTrace, Trace, pack_mask
+from stepvar_core.viewing.overlay import PRUNED, viridis
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 import launch
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
+from stepvar_core.families.registry import MODELS, build, detect
 from stepvar_core.labels import class_names
-from stepvar_core.pruning.plan import FILLS, HALVES
-from stepvar_core.pruning.policy import SCOPES
-from stepvar_core.pruning.presets import PRESETS, RATIO_WIDGETS, preset_ratios
-from stepvar_core.registry import MODELS, build, detect
+from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.presets import PRESETS, RATIO_WIDGETS, preset_ratios
+from stepvar_core.methods.stepvar import SCOPES
 
 pytestmark = pytest.mark.server
 

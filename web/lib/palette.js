@@ -1,5 +1,5 @@
 // @ts-check
-// Colours of the overlays: the same as stepvar_core/overlay.py draws, so that a saved picture looks like the widget.
+// Colours of the overlays: the same as stepvar_core/viewing/overlay.py draws, so that a saved picture looks like the widget.
 // Okabe and Ito's orange and a dark blue, and viridis: told apart with any kind of colour vision.
 
 /** @typedef {[number, number, number]} Colour red, green, blue, 0 to 255 */

@@ -1,6 +1,6 @@
 // @ts-check
 // What pruning saves, computed in the browser from the numbers GET /stepvar/plan gives once per model and size: the rule of
-// stepvar_core/cost.py and of StepVAR.plan, so that a bar can be dragged without asking the server. tests/server/test_plan.py
+// stepvar_core/planning/cost.py and of StepVAR.plan, so that a bar can be dragged without asking the server. tests/server/test_plan.py
 // holds the two against each other.
 
 /**

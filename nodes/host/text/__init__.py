@@ -1,0 +1,1 @@
+"""Text encoders on the host's own classes."""

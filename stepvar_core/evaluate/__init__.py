@@ -1,0 +1,1 @@
+"""Pictures and timings for public benchmarks: `python -m stepvar_core.evaluate`."""

@@ -1,0 +1,189 @@
+"""What every model family offers the sampler. A new family is one file that subclasses NextScaleModel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConditionMismatch, OptionError
+from ..schedule import Pass, ScaleSchedule
+from ..tokens import DENSE
+
+TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A family's official sampling settings; 0 switches top_k and top_p off."""
+
+    cfg: float
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs (2 per multiply-add) and bytes the cost model is built from, per row of the batch; see planning/cost.py.
+
+    The bytes were counted on a device that counts them (tests/core/test_peak_memory.py): attention stores no scores.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    head_dim: int
+    linear_per_token: int     # one block's linears, one token
+    head_per_token: int
+    embed_per_token: int      # per image and token: both guidance rows share it
+    per_run_and_row: int      # once per image batch and row: modulation, text keys and values
+    cross_per_token: int = 0  # one block's cross-attention products, one token
+    lead_tokens: int = 0      # a text that runs, and stays in the cache, before the first scale's own tokens
+    tail_per_token: int = 0   # what follows the last scale's codes, one token (HART's residual diffusion)
+    tail_bytes: int = 0       # the most it holds, one token
+    per_run: int = 0          # once per image batch
+    block_bytes: int = 0      # the most a block holds per token that runs, its stream included
+    draw_bytes: int = 0       # from head to code, per position and picture
+    spread_bytes: int = 0     # of it, what a position without an answer of its own takes; 0 = half
+    held_bytes: int = 0       # per image batch and row: modulation, text keys and values
+
+
+class NextScaleModel(nn.Module):
+    """Base of all families.
+
+    Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
+    reads its features by default), known_options (switches of sampler.Options it knows), default_options (those whose
+    official value is another than Options'), has_residual (whether a residual follows the last scale's codes). `config` is the family's frozen
+    dataclass and has `defaults`. compute_dtype: what the stream is computed in where a host stores the weights in another
+    type; None = the weights' own.
+    """
+
+    family: str
+    neutral_cfg: float
+    first_layer: int = 0
+    known_options: tuple[str, ...] = ()
+    default_options: dict[str, object] = {}
+    has_residual: bool = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.compute_dtype: torch.dtype | None = None
+
+    def place(self, device, dtype: torch.dtype):
+        """Moves and casts the weights; families keep what must stay float32.
+
+        In one byte per number (fp8, where the host's layers cast per call) only the linears' matrices are stored:
+        embeddings, gains and biases are small, and their rounding would be seen.
+        """
+        if dtype.itemsize > 1:
+            return self.to(device=device, dtype=dtype)
+        for name, parameter in self.named_parameters():
+            is_matrix = name.endswith("weight") and parameter.ndim == 2 and "emb" not in name
+            parameter.data = parameter.data.to(device=device, dtype=dtype if is_matrix else parameter.dtype)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the residual stream is computed in."""
+        return self.compute_dtype or next(self.parameters()).dtype
+
+    @property
+    def weight_device(self) -> torch.device:
+        """Where the weights are now; `device` is a name hosts set on the modules they manage."""
+        return next(self.parameters()).device
+
+    def class_condition(self, labels):
+        raise ConditionMismatch(f"The {self.family} family is not class-conditional.", "Use text_condition().")
+
+    def text_condition(self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None):
+        raise ConditionMismatch(f"The {self.family} family takes class labels, not text.", "Use class_condition().")
+
+    @property
+    def full_scales(self) -> int:
+        """Scales of the family's full-size schedule; presets that skip scales look at it."""
+        return len(self.schedule())
+
+    def sizes(self) -> list[tuple[str, ScaleSchedule]]:
+        """Names of the sizes the model knows, with the square schedule of each."""
+        return []
+
+    @property
+    def code_format(self) -> str:
+        """What the head predicts, in the words of the quantiser it belongs with."""
+        raise NotImplementedError
+
+    def own_quantizer(self):
+        """A quantiser for sampling without a VAE, where the family's needs no weights."""
+        raise ConditionMismatch(f"The {self.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
+
+    def latent_shape(self, schedule: ScaleSchedule) -> tuple[int, ...]:
+        """(C, H, W) of the latent a run over `schedule` makes."""
+        return self.config.code_dim, schedule.final.h, schedule.final.w
+
+    def guidance_places(self, layers: int | Sequence[int]) -> frozenset:
+        """Where guidance_layers puts guidance: "logits", and the indices of blocks after which hidden states are mixed."""
+        if layers not in (0, (0,), [0]):
+            raise OptionError(f"guidance_layers is {layers!r}; the {self.family} family guides on the logits.", "Leave it out.")
+        return frozenset({"logits"})
+
+    def unconditional(self, condition):
+        """The family's own negative for `condition`."""
+        raise NotImplementedError
+
+    def schedule(self, aspect_ratio: float = 1.0, size=None, seconds: float | None = None, variant: str | None = None) -> ScaleSchedule:
+        raise NotImplementedError
+
+    def check_schedule(self, schedule: ScaleSchedule) -> None:
+        """Raises ScheduleMismatch when the weights cannot run this schedule."""
+
+    def guidance_weights(self, cfg: float, schedule: ScaleSchedule) -> list[float]:
+        """Per pass the t of logits = (1 + t) conditional - t unconditional."""
+        raise NotImplementedError
+
+    def progress(self, scale_index: int, schedule: ScaleSchedule) -> float:
+        """How far through the schedule a scale is, 0 to 1, as ramps and smoothing count it."""
+        return scale_index / max(len(schedule) - 1, 1)
+
+    def default_top_k(self, schedule: ScaleSchedule) -> list[int]:
+        """The official top_k of every scale."""
+        return [self.config.defaults.top_k] * len(schedule)
+
+    def lead_tokens(self, condition) -> int:
+        """Tokens that run before the first scale's own, in its pass."""
+        return 0
+
+    def begin(self, condition, negative, memory, device, options=None):
+        """Everything constant over the scales of one image batch; conditional rows first, then unconditional.
+
+        memory: a KVCache or BlockCausal. options: sampler.Options, None = defaults. Before every pass the sampler sets
+        `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
+        """
+        raise NotImplementedError
+
+    def embed(self, run, features: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        raise NotImplementedError
+
+    def embed_together(self, run, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+        """The streams of several passes one after the other, (rows, L, C), for one block-causal run of the blocks."""
+        return torch.cat([self.embed(run, f, step, schedule) for f, step in zip(features, steps)], dim=1)
+
+    def blocks_forward(self, run, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+        raise NotImplementedError
+
+    def logits(self, run, x_RLC: Tensor, rows: slice) -> Tensor:
+        raise NotImplementedError
+
+    def residual(self, run, x_RLC: Tensor, h_BChw: Tensor, noise) -> Tensor:
+        """What to add to the last scale's code features, (B, C, h, w), where has_residual. x_RLC: the stream at every position.
+
+        h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
+        """
+        raise NotImplementedError
+
+    def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
+        """text_tokens: length of the prompt, for families that read one."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Infinity (Han et al. 2024)."""
