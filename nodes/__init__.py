@@ -13,8 +13,19 @@ from .pruning import StepVARPruning
 from .routes import register_routes
 from .sampling import VARSampler
 
-NODES = [VARModelLoader, VARTextEncoderLoader, VARClassLabel, EmptyVARLatent, StepVARPruning, VARAccelerator, VARSampler, VAREncode,
-         StepVARMaskOverlay, StepVARReport, VARCompare]
+NODES = [
+    VARModelLoader,
+    VARTextEncoderLoader,
+    VARClassLabel,
+    EmptyVARLatent,
+    StepVARPruning,
+    VARAccelerator,
+    VARSampler,
+    VAREncode,
+    StepVARMaskOverlay,
+    StepVARReport,
+    VARCompare,
+]
 
 
 class StepVARExtension(ComfyExtension):

@@ -8,9 +8,21 @@ from .schema import VARModel, schema, with_options
 
 # Workflows save values by position: names are only ever added, and only at the end, whatever method they belong to.
 WIDGETS = (
-    "fastvar_skip_scales", "fastvar_ratio_1", "fastvar_ratio_2", "sparsevar_ratio", "sparsevar_scales", "fastervar_skip_scales",
-    "fastervar_one_half_scales", "fastervar_half", "skipvar_skip_scales", "skipvar_no_guidance_scales",
-    "lazyvar_keep_1", "lazyvar_keep_2", "lazyvar_keep_3", "lazyvar_keep_4")
+    "fastvar_skip_scales",
+    "fastvar_ratio_1",
+    "fastvar_ratio_2",
+    "sparsevar_ratio",
+    "sparsevar_scales",
+    "fastervar_skip_scales",
+    "fastervar_one_half_scales",
+    "fastervar_half",
+    "skipvar_skip_scales",
+    "skipvar_no_guidance_scales",
+    "lazyvar_keep_1",
+    "lazyvar_keep_2",
+    "lazyvar_keep_3",
+    "lazyvar_keep_4",
+)
 FIRST = 14  # those of the first release; later ones are optional, so that prompts saved before them run
 
 
@@ -21,7 +33,11 @@ def _name(method: str, option: Option) -> str:
 def _widget(place: int, name: str):
     method, _, short = name.partition("_")
     option = next(o for o in METHODS[method].options if o.name == short)
-    about = {"default": option.default, "tooltip": f"{METHODS[method].title}: {option.what}", "optional": place >= FIRST}
+    about = {
+        "default": option.default,
+        "tooltip": f"{METHODS[method].title}: {option.what}",
+        "optional": place >= FIRST,
+    }
     if option.choices:
         return io.Combo.Input(name, options=list(option.choices), **about)
     if option.is_whole:
@@ -35,19 +51,45 @@ class VARAccelerator(io.ComfyNode):
         widgets = {name: [_name(name, option) for option in method.options] for name, method in METHODS.items()}
         described = " ".join(f"{name}: {method.what} {method.fidelity}" for name, method in METHODS.items())
         return schema(
-            node_id="VARAccelerator", display_name="VAR Accelerator", category="VAR/StepVAR",
-            description="Makes a VAR model faster by another published method, to compare StepVAR with on the same model and seed. Takes the place "
-                        "of a StepVAR Pruning before it; of two on one wire the later one counts.",
-            search_aliases=["speed up VAR", "accelerate", "baseline", "rival", *(method.title for method in METHODS.values()), "StageVAR"],
+            node_id="VARAccelerator",
+            display_name="VAR Accelerator",
+            category="VAR/StepVAR",
+            description="Makes a VAR model faster by another published method, to compare StepVAR with on the same "
+            "model and seed. Takes the place "
+            "of a StepVAR Pruning before it; of two on one wire the later one counts.",
+            search_aliases=[
+                "speed up VAR",
+                "accelerate",
+                "baseline",
+                "rival",
+                *(method.title for method in METHODS.values()),
+                "StageVAR",
+            ],
             inputs=[
-                VARModel.Input("model", tooltip="The model to speed up. Its weights are shared, not copied. What a StepVAR Pruning or VAR Accelerator "
-                                                "before this node says is replaced."),
-                with_options({"stepvar_methods": widgets}, io.Combo, "method", options=list(METHODS), default="fastvar",
-                             tooltip=f"Whose method to use; only its own settings below count. {described}"),
+                VARModel.Input(
+                    "model",
+                    tooltip="The model to speed up. Its weights are shared, not copied. What a StepVAR Pruning or "
+                    "VAR Accelerator "
+                    "before this node says is replaced.",
+                ),
+                with_options(
+                    {"stepvar_methods": widgets},
+                    io.Combo,
+                    "method",
+                    options=list(METHODS),
+                    default="fastvar",
+                    tooltip=f"Whose method to use; only its own settings below count. {described}",
+                ),
                 *(_widget(place, name) for place, name in enumerate(WIDGETS)),
             ],
-            outputs=[VARModel.Output(display_name="VAR_MODEL", tooltip="The same model with this method attached, for VAR Sampler. A StepVAR Pruning "
-                                                                      "after it would replace it.")])
+            outputs=[
+                VARModel.Output(
+                    display_name="VAR_MODEL",
+                    tooltip="The same model with this method attached, for VAR Sampler. A StepVAR Pruning "
+                    "after it would replace it.",
+                )
+            ],
+        )
 
     @classmethod
     def execute(cls, model, method, **settings) -> io.NodeOutput:

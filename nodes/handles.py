@@ -1,4 +1,5 @@
-"""What flows on the wires. Handles are immutable; a node that changes a setting returns a new one around the same weights."""
+"""What flows on the wires. Handles are immutable; a node that changes a setting returns a new one around the same
+weights."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from ..stepvar_core.planning.goals import OFF, Timings
 class ModelHandle:
     """VAR_MODEL: the host's patcher around a transformer, the VAE it was loaded with, and what StepVAR should do.
 
-    preset: a named ratio set that is resolved against the schedule when sampling, None = the policy's own ratios. auto: what
-    chooses the ratios instead, a goal and its value. timings: the last runs' passes, shared by all handles of one loaded model.
+    preset: a named ratio set that is resolved against the schedule when sampling, None = the policy's own ratios.
+    auto: what chooses the ratios instead, a goal and its value. timings: the last runs' passes, shared by all handles
+    of one loaded model.
     """
 
     name: str

@@ -17,8 +17,8 @@ SCORE_BYTES = 3 << 19  # 2 MB as base64: the host keeps what is shown of every r
 def trace_message(trace: Trace, pictures: list[dict] | None = None) -> dict:
     """The trace for the browser: the summary; per scale the kept tokens as packed bits, and the scores as bytes.
 
-    pictures: temporary files of the decoded pictures, as many as there are. Scores that would make the message too large
-    are left out, the later pictures' first; `scored` says how many pictures have them.
+    pictures: temporary files of the decoded pictures, as many as there are. Scores that would make the message too
+    large are left out, the later pictures' first; `scored` says how many pictures have them.
     """
     message = trace.as_dict()
     scored = pictures_within(trace, SCORE_BYTES)
@@ -31,7 +31,11 @@ def trace_message(trace: Trace, pictures: list[dict] | None = None) -> dict:
 
 def packed(score_BTHW) -> dict:
     low, high, data = pack_score(score_BTHW)
-    return {"low": [round(v, 5) for v in low], "high": [round(v, 5) for v in high], "data": base64.b64encode(data).decode()}
+    return {
+        "low": [round(v, 5) for v in low],
+        "high": [round(v, 5) for v in high],
+        "data": base64.b64encode(data).decode(),
+    }
 
 
 def temporary(pictures, cls) -> list[dict]:
@@ -43,22 +47,48 @@ class StepVARMaskOverlay(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StepVARMaskOverlay", display_name="StepVAR Mask Overlay", category="VAR/StepVAR",
+            node_id="StepVARMaskOverlay",
+            display_name="StepVAR Mask Overlay",
+            category="VAR/StepVAR",
             description="Shows over the picture which tokens ran, or how they scored.",
             search_aliases=["token mask", "kept tokens", "visualize pruning", "overlay"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded picture of the same run."),
                 VARTrace.Input("trace", tooltip="From VAR Sampler."),
-                io.Int.Input("scale", default=-1, min=-100, max=100,
-                             tooltip="Which scale to show: 0 is the first, -1 the last, -2 the one before it. Changes only the overlay."),
-                io.Combo.Input("layer", options=list(LAYERS), default="kept",
-                               tooltip="kept: tokens that ran stay bright, the others turn dark. structure, texture, importance: the scores "
-                                       "as colours, yellow is high. Changes only the overlay."),
-                io.Float.Input("opacity", default=0.65, min=0.0, max=1.0, step=0.05, tooltip="How strongly the overlay covers the picture."),
+                io.Int.Input(
+                    "scale",
+                    default=-1,
+                    min=-100,
+                    max=100,
+                    tooltip="Which scale to show: 0 is the first, -1 the last, -2 the one before it. Changes only "
+                    "the overlay.",
+                ),
+                io.Combo.Input(
+                    "layer",
+                    options=list(LAYERS),
+                    default="kept",
+                    tooltip="kept: tokens that ran stay bright, the others turn dark. structure, texture, "
+                    "importance: the scores "
+                    "as colours, yellow is high. Changes only the overlay.",
+                ),
+                io.Float.Input(
+                    "opacity",
+                    default=0.65,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How strongly the overlay covers the picture.",
+                ),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The picture with the overlay."),
-                     io.Mask.Output(display_name="MASK", tooltip="The layer alone at the picture's size: 1 is kept, or the highest score.")],
-            is_output_node=True)
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The picture with the overlay."),
+                io.Mask.Output(
+                    display_name="MASK",
+                    tooltip="The layer alone at the picture's size: 1 is kept, or the highest score.",
+                ),
+            ],
+            is_output_node=True,
+        )
 
     @classmethod
     def execute(cls, image, trace, scale=-1, layer="kept", opacity=0.65) -> io.NodeOutput:
@@ -66,7 +96,9 @@ class StepVARMaskOverlay(io.ComfyNode):
         cells = layer_map(shown, layer)
         picture = draw(image, cells, layer, opacity)
         # `images` is for browsers without the overlay widget, which draws over the plain pictures and hides them
-        output = ui.PreviewImage(picture, cls=cls).as_dict() | {"stepvar": [trace_message(trace, temporary(image[..., :3], cls))]}
+        output = ui.PreviewImage(picture, cls=cls).as_dict() | {
+            "stepvar": [trace_message(trace, temporary(image[..., :3], cls))]
+        }
         return io.NodeOutput(picture, to_pixels(cells, *image.shape[1:3]), ui=output)
 
 
@@ -74,13 +106,18 @@ class StepVARReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StepVARReport", display_name="StepVAR Report", category="VAR/StepVAR",
+            node_id="StepVARReport",
+            display_name="StepVAR Report",
+            category="VAR/StepVAR",
             description="One bar per scale: how many tokens ran and how long it took. The same as JSON for scripts.",
             search_aliases=["timing", "benchmark", "speed", "statistics"],
             inputs=[VARTrace.Input("trace", tooltip="From VAR Sampler.")],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The bars."),
-                     io.String.Output(display_name="JSON", tooltip="Sizes, tokens and seconds per scale.")],
-            is_output_node=True)
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The bars."),
+                io.String.Output(display_name="JSON", tooltip="Sizes, tokens and seconds per scale."),
+            ],
+            is_output_node=True,
+        )
 
     @classmethod
     def execute(cls, trace) -> io.NodeOutput:

@@ -1,4 +1,5 @@
-"""LATENT and CONDITIONING as VAR models use them, read so that stock nodes in between are honoured or refused by name."""
+"""LATENT and CONDITIONING as VAR models use them, read so that stock nodes in between are honoured or refused by
+name."""
 
 from __future__ import annotations
 
@@ -13,23 +14,35 @@ from ..stepvar_core.errors import ConditionMismatch, LatentMismatch, ScheduleMis
 from ..stepvar_core.sampler import Result
 from ..stepvar_core.schedule import ScaleSchedule
 
-MASK_STRETCH = 0.07  # how far a mask's aspect ratio may be off, as a logarithm: photos of 3:2 and cameras' 16:9 fit their templates
+# how far a mask's aspect ratio may be off, as a logarithm: photos of 3:2 and cameras' 16:9 fit their templates
+MASK_STRETCH = 0.07
 
 
 def fingerprints(samples: Tensor) -> list[str]:
     """One hash per row: stock nodes change or reorder `samples` without knowing of the codes beside them."""
-    return [hashlib.sha256(row.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:32] for row in samples]
+    return [
+        hashlib.sha256(row.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:32] for row in samples
+    ]
 
 
 def empty_latent(model, schedule: ScaleSchedule, batch: int, device) -> dict:
     return {"samples": torch.zeros(batch, *model.latent_shape(schedule), device=device), "var_schedule": schedule}
 
 
-def pack_latent(codes: list[Tensor], soft: list[Tensor | None], schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor) -> dict:
+def pack_latent(
+    codes: list[Tensor], soft: list[Tensor | None], schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor
+) -> dict:
     """LATENT of f_hat and the codes it was built from, with a fingerprint per picture."""
-    return {"samples": samples, "var_schedule": schedule, "batch_index": list(rows),
-            "var_codes": {"codes": [c.cpu() for c in codes], "soft": [None if s is None else s.cpu() for s in soft],
-                          "rows": fingerprints(samples)}}
+    return {
+        "samples": samples,
+        "var_schedule": schedule,
+        "batch_index": list(rows),
+        "var_codes": {
+            "codes": [c.cpu() for c in codes],
+            "soft": [None if s is None else s.cpu() for s in soft],
+            "rows": fingerprints(samples),
+        },
+    }
 
 
 def schedule_of(latent: dict) -> ScaleSchedule:
@@ -54,7 +67,8 @@ class LatentInput:
     def codes(self, quantizer, device):
         """Codes of `samples`: a picture's stored ones where a stock node left it alone, else requantised ones.
 
-        Returns a list of codes per pass, or a Result where the pictures hold more than codes (smoothed runs, HART's residual).
+        Returns a list of codes per pass, or a Result where the pictures hold more than codes (smoothed runs, HART's
+        residual).
         """
         known = {row: i for i, row in enumerate(self.stored["rows"])} if self.stored is not None else {}
         wanted = [known.get(row) for row in fingerprints(self.samples)]
@@ -66,7 +80,9 @@ class LatentInput:
             soft = [None if s is None else s[index] for s in self.stored["soft"]]
         return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
 
-    def _requantised(self, quantizer, samples: Tensor, wanted: list[int | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _requantised(
+        self, quantizer, samples: Tensor, wanted: list[int | None]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
         """Codes and soft features of samples; rows that are known by their place among the stored ones take those."""
         codes = quantizer.encode(samples, self.schedule)
         soft = quantizer.soft_features(samples, codes, self.schedule)
@@ -80,7 +96,9 @@ class LatentInput:
             for row, i in known:
                 codes[p][row] = self.stored["codes"][p][i]
                 if soft[p] is not None:
-                    soft[p][row] = quantizer.lookup(codes[p][row:row + 1], step.scale)[0] if stored is None else stored[i]
+                    soft[p][row] = (
+                        quantizer.lookup(codes[p][row : row + 1], step.scale)[0] if stored is None else stored[i]
+                    )
         return codes, soft
 
 
@@ -94,14 +112,18 @@ def read_latent(latent: dict, model) -> LatentInput:
         schedule = _schedule_of_size(model, samples)
     wanted = model.latent_shape(schedule)
     if tuple(samples.shape[1:]) != wanted:
-        raise LatentMismatch(f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
-                             "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.")
+        raise LatentMismatch(
+            f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
+            "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.",
+        )
     rows = latent.get("batch_index")
     rows = tuple(rows) if rows is not None and len(rows) == len(samples) else tuple(range(len(samples)))
     mask = latent.get("noise_mask")
     if mask is not None:
         check_mask(mask, samples.shape[-1] / samples.shape[-2], "noise mask of the latent")
-        mask = mask.reshape(-1, *mask.shape[-2:])[torch.arange(len(samples), device=mask.device) % (mask.numel() // mask[0].numel())]
+        mask = mask.reshape(-1, *mask.shape[-2:])[
+            torch.arange(len(samples), device=mask.device) % (mask.numel() // mask[0].numel())
+        ]
     return LatentInput(len(samples), rows, schedule, samples, latent.get("var_codes"), mask)
 
 
@@ -115,11 +137,15 @@ def _schedule_of_size(model, samples: Tensor) -> ScaleSchedule:
 
 
 def check_mask(mask: Tensor, aspect_ratio: float, what: str) -> None:
-    """Raises LatentMismatch for a mask of another shape than the picture: stretched over it, it would mark the wrong places."""
+    """Raises LatentMismatch for a mask of another shape than the picture: stretched over it, it would mark the wrong
+    places."""
     height, width = mask.shape[-2:]
     if not mask.numel() or (abs(math.log(width / height / aspect_ratio)) > MASK_STRETCH and mask.min() != mask.max()):
-        raise LatentMismatch(f"The {what} is {width}x{height} pixels; the picture's width is {aspect_ratio:.2f} times its height.",
-                             "Use a mask of the picture's shape: VAR Encode crops a picture in the middle, so crop picture and mask alike before.")
+        raise LatentMismatch(
+            f"The {what} is {width}x{height} pixels; the picture's width is {aspect_ratio:.2f} times its height.",
+            "Use a mask of the picture's shape: VAR Encode crops a picture in the middle, so crop picture and mask "
+            "alike before.",
+        )
 
 
 def pack_labels(ids: list[int]) -> list:
@@ -139,18 +165,28 @@ def read_condition(conditioning, model, batch: int, name: str):
         instead = "write several labels separated by ';'"
         if reads_text(model):
             instead = "write one prompt" + ("" if model.family == "hart" else ", or join two with Conditioning Concat")
-        raise ConditionMismatch(f"The {name} conditioning combines {len(conditioning)} entries.",
-                                f"A VAR model takes one: remove Conditioning Combine, or {instead}.")
+        raise ConditionMismatch(
+            f"The {name} conditioning combines {len(conditioning)} entries.",
+            f"A VAR model takes one: remove Conditioning Combine, or {instead}.",
+        )
     tensor, options = conditioning[0]
     for key, what in UNKNOWN_OPTIONS.items():
         if key in options:
-            raise ConditionMismatch(f"The {name} conditioning {what}.", f"A VAR model cannot honour that: connect {source} directly.")
+            raise ConditionMismatch(
+                f"The {name} conditioning {what}.", f"A VAR model cannot honour that: connect {source} directly."
+            )
     return (_read_text if reads_text(model) else _read_labels)(tensor, options, model, batch, name)
 
 
 # what stock nodes attach to a conditioning, by key
-UNKNOWN_OPTIONS = {"area": "is limited to an area", "mask": "is limited to a mask", "start_percent": "is limited to a part of the run",
-                   "control": "carries a ControlNet", "gligen": "carries GLIGEN boxes", "hooks": "carries hooks (LoRA or masks by prompt)"}
+UNKNOWN_OPTIONS = {
+    "area": "is limited to an area",
+    "mask": "is limited to a mask",
+    "start_percent": "is limited to a part of the run",
+    "control": "carries a ControlNet",
+    "gligen": "carries GLIGEN boxes",
+    "hooks": "carries hooks (LoRA or masks by prompt)",
+}
 
 
 def reads_text(model) -> bool:
@@ -164,29 +200,46 @@ def _encoder_of(model) -> str:
 def _read_labels(tensor: Tensor, options: dict, model, batch: int, name: str):
     labels = options.get("var_labels")
     if labels is None:
-        raise ConditionMismatch(f"The {name} conditioning is text; this model takes class labels.", "Use VAR Class Label.")
+        raise ConditionMismatch(
+            f"The {name} conditioning is text; this model takes class labels.", "Use VAR Class Label."
+        )
     if tuple(tensor.flatten().tolist()) != tuple(float(i) for i in labels):
-        raise ConditionMismatch(f"The {name} conditioning was changed on its way (Conditioning Average or Zero Out).",
-                                "Class labels cannot be blended: connect VAR Class Label directly; -1 is the label for no class.")
+        raise ConditionMismatch(
+            f"The {name} conditioning was changed on its way (Conditioning Average or Zero Out).",
+            "Class labels cannot be blended: connect VAR Class Label directly; -1 is the label for no class.",
+        )
     return model.class_condition([labels[i % len(labels)] for i in range(batch)])
 
 
 def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
     """Features (1 or B, T, C) of prompts; concatenated and averaged ones are features too."""
     if "var_labels" in options:
-        raise ConditionMismatch(f"The {name} conditioning is class labels; this model reads text.",
-                                "Connect CLIP Text Encode, with the CLIP of Load VAR Text Encoder.")
+        raise ConditionMismatch(
+            f"The {name} conditioning is class labels; this model reads text.",
+            "Connect CLIP Text Encode, with the CLIP of Load VAR Text Encoder.",
+        )
     if tensor.ndim != 3 or tensor.shape[-1] != model.config.text_dim:
-        raise ConditionMismatch(f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
-                                f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder ({_encoder_of(model)}) to CLIP Text Encode.")
+        raise ConditionMismatch(
+            f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
+            f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder ({_encoder_of(model)}) "
+            "to CLIP Text Encode.",
+        )
     if not tensor.any():
         if name == "negative":
             return None
-        raise ConditionMismatch(f"The {name} conditioning holds nothing (Conditioning Zero Out).", "Connect CLIP Text Encode; an empty prompt works.")
+        raise ConditionMismatch(
+            f"The {name} conditioning holds nothing (Conditioning Zero Out).",
+            "Connect CLIP Text Encode; an empty prompt works.",
+        )
     if len(tensor) not in (1, batch):
-        raise ConditionMismatch(f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
-                                "Give one prompt for all, or one per picture.")
+        raise ConditionMismatch(
+            f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
+            "Give one prompt for all, or one per picture.",
+        )
     mask = options.get("attention_mask")
     if mask is not None and len(mask) not in {len(tensor), batch}:
-        raise ConditionMismatch(f"The {name} conditioning holds {len(tensor)} prompts and a mask of {len(mask)}.", "Encode the prompts together.")
+        raise ConditionMismatch(
+            f"The {name} conditioning holds {len(tensor)} prompts and a mask of {len(mask)}.",
+            "Encode the prompts together.",
+        )
     return model.text_condition(tensor.expand(batch, -1, -1), None if mask is None else mask.expand(batch, -1))

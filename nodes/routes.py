@@ -26,7 +26,8 @@ def register_routes() -> None:
 
 
 async def answer_plan(request: web.Request) -> web.Response:
-    """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400 and up."""
+    """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400 and
+    up."""
     try:
         question = _question(request.query)
     except OptionError as error:
@@ -38,19 +39,29 @@ async def answer_plan(request: web.Request) -> web.Response:
 
 
 def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
-    """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here, and
-    class names where asked for. Raises StepVARError as loading and sampling would."""
+    """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here,
+    and class names where asked for. Raises StepVARError as loading and sampling would."""
     network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
-    answer = {"model": model, "family": network.family, "batch": batch, **terms(network, schedule),
-              "presets": {name: preset_ratios(name, network.family, schedule, network.full_scales) for name in PRESETS}}
+    answer = {
+        "model": model,
+        "family": network.family,
+        "batch": batch,
+        **terms(network, schedule),
+        "presets": {name: preset_ratios(name, network.family, schedule, network.full_scales) for name in PRESETS},
+    }
     if labels:
-        answer["labels"] = [name.split(";")[0] for name in class_names(network.config)] if hasattr(network.config, "num_classes") else []
+        answer["labels"] = (
+            [name.split(";")[0] for name in class_names(network.config)]
+            if hasattr(network.config, "num_classes")
+            else []
+        )
     return answer
 
 
 def _question(query) -> dict:
     """Arguments of plan(). Raises OptionError naming the first parameter that is none of its choices."""
+
     def one_of(name: str, choices, default: str) -> str:
         value = query.get(name, default)
         if value not in choices:
@@ -59,14 +70,24 @@ def _question(query) -> dict:
 
     model = query.get("model", "")
     if model not in loading.model_names():
-        raise OptionError(f"There is no model {model[:60]!r}.", "Put the file into models/var and press R to refresh, or choose another.")
+        raise OptionError(
+            f"There is no model {model[:60]!r}.",
+            "Put the file into models/var and press R to refresh, or choose another.",
+        )
     batch = query.get("batch", "1")
     if not re.fullmatch(r"[0-9]{1,3}", batch) or not 1 <= int(batch) <= MAX_BATCH:
         raise OptionError(f"batch is {batch[:60]!r}.", f"Use a whole number from 1 to {MAX_BATCH}.")
-    return {"aspect_ratio": one_of("aspect_ratio", ASPECT_RATIOS, "1:1"), "size": one_of("size", SIZES, "auto"), "batch": int(batch),
-            "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"), "labels": one_of("labels", ("0", "1"), "0") == "1",
-            "model": model}
+    return {
+        "aspect_ratio": one_of("aspect_ratio", ASPECT_RATIOS, "1:1"),
+        "size": one_of("size", SIZES, "auto"),
+        "batch": int(batch),
+        "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"),
+        "labels": one_of("labels", ("0", "1"), "0") == "1",
+        "model": model,
+    }
 
 
 def _json(content: dict, status: int = 200) -> web.Response:
-    return web.json_response(content, status=status, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+    return web.json_response(
+        content, status=status, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    )

@@ -15,67 +15,162 @@ class VARSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="VARSampler", display_name="VAR Sampler", category="VAR/sampling",
+            node_id="VARSampler",
+            display_name="VAR Sampler",
+            category="VAR/sampling",
             description="Draws pictures scale by scale, from a single token to the full grid.",
             search_aliases=["next-scale sampler", "VAR sample", "KSampler", "autoregressive"],
             inputs=[
                 VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning or VAR Accelerator."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance steers away from. Without it, the model's own 'no class' "
-                                      "or 'no text', which is what it was trained with. Needs guidance to have an effect."),
-                io.Latent.Input("latent", tooltip="Size and batch, from Empty VAR Latent; or an earlier result to continue."),
-                io.Int.Input("seed", default=0, min=0, max=2 ** 64 - 1, control_after_generate=True,
-                             tooltip="The same seed draws the same picture, on any device and in any batch. Pruning changes only what it prunes."),
-                io.Float.Input("cfg", default=-1.0, min=-1.0, max=100.0, step=0.1,
-                               tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR 4, HART 4.5, Infinity 2B 4, "
-                                       "8B 3). VAR and HART ramp it up from scale to scale, and 0 is none; Infinity applies it to every scale, and 1 is none. "
-                                       "None takes half the time."),
-                io.Float.Input("temperature", default=-1.0, min=-1.0, max=10.0, step=0.01,
-                               tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR and HART 1, Infinity 2B 0.5, 8B 1). The time "
-                                       "is the same."),
-                io.Int.Input("top_k", default=-1, min=-1, max=100000,
-                             tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves nothing to chance (HART's residual is drawn all the same). 0 is off, "
-                                     "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300). Infinity draws bits: only 1 makes a difference."),
-                io.Float.Input("top_p", default=-1.0, min=-1.0, max=1.0, step=0.01,
-                               tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. 0 is off, -1 the "
-                                       "model's default (VAR 0.95, HART off). Infinity: a bit whose unlikelier value falls below 1 - top_p is not "
-                                       "left to chance (0.97)."),
-                io.Int.Input("start_at_scale", default=0, min=0, max=100,
-                             tooltip="Keep the latent's first scales and draw from this one on: 0 draws everything, higher keeps more of the picture "
-                                     "and takes little less time."),
-                io.Int.Input("end_at_scale", default=-1, min=-1, max=100,
-                             tooltip="Stop before this scale; -1 runs all. An early stop is a quick, blurry draft that can be continued."),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What guidance steers away from. Without it, the model's own 'no class' "
+                    "or 'no text', which is what it was trained with. Needs guidance to have an effect.",
+                ),
+                io.Latent.Input(
+                    "latent", tooltip="Size and batch, from Empty VAR Latent; or an earlier result to continue."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="The same seed draws the same picture, on any device and in any batch. Pruning changes "
+                    "only what it prunes.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR "
+                    "4, HART 4.5, Infinity 2B 4, "
+                    "8B 3). VAR and HART ramp it up from scale to scale, and 0 is none; Infinity applies it to every "
+                    "scale, and 1 is none. "
+                    "None takes half the time.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=-1.0,
+                    min=-1.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR and HART 1, "
+                    "Infinity 2B 0.5, 8B 1). The time "
+                    "is the same.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=-1,
+                    min=-1,
+                    max=100000,
+                    tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves "
+                    "nothing to chance (HART's residual is drawn all the same). 0 is off, "
+                    "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300). Infinity draws "
+                    "bits: only 1 makes a difference.",
+                ),
+                io.Float.Input(
+                    "top_p",
+                    default=-1.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. "
+                    "0 is off, -1 the "
+                    "model's default (VAR 0.95, HART off). Infinity: a bit whose unlikelier value falls below 1 - "
+                    "top_p is not "
+                    "left to chance (0.97).",
+                ),
+                io.Int.Input(
+                    "start_at_scale",
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip="Keep the latent's first scales and draw from this one on: 0 draws everything, higher "
+                    "keeps more of the picture "
+                    "and takes little less time.",
+                ),
+                io.Int.Input(
+                    "end_at_scale",
+                    default=-1,
+                    min=-1,
+                    max=100,
+                    tooltip="Stop before this scale; -1 runs all. An early stop is a quick, blurry draft that can be "
+                    "continued.",
+                ),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
-                     VARTrace.Output(display_name="VAR_TRACE", tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.")],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="For VAE Decode, or another VAR Sampler."),
+                VARTrace.Output(
+                    display_name="VAR_TRACE",
+                    tooltip="What ran and how long it took, for StepVAR Mask Overlay and Report.",
+                ),
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
-            has_intermediate_output=True)  # a cached run still hands its trace to the browser, on hosts from 0.18.1
+            has_intermediate_output=True,
+        )  # a cached run still hands its trace to the browser, on hosts from 0.18.1
 
     @classmethod
-    def execute(cls, model, positive, latent, seed, negative=None, cfg=-1.0, temperature=-1.0, top_k=-1, top_p=-1.0,
-                start_at_scale=0, end_at_scale=-1) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        positive,
+        latent,
+        seed,
+        negative=None,
+        cfg=-1.0,
+        temperature=-1.0,
+        top_k=-1,
+        top_p=-1.0,
+        start_at_scale=0,
+        end_at_scale=-1,
+    ) -> io.NodeOutput:
         network, given = model.model, read_latent(latent, model.model)
         policy = model.policy
         if model.preset is not None:
             policy = apply_preset(policy, model.preset, network.family, given.schedule, network.full_scales)
         if getattr(policy, "protect", None) is not None:
-            check_mask(policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects")
+            check_mask(
+                policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects"
+            )
         strength = None if cfg < 0 else cfg
         auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
         device = running.load_for_sampling(model, auto.cost().peak_bytes)
         needs_codes = start_at_scale > 0 or given.mask is not None
         condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
-            schedule=given.schedule, negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
-            seed=seed, rows=given.rows, cfg=strength, temperature=None if temperature < 0 else temperature, top_k=None if top_k < 0 else top_k,
-            top_p=None if top_p < 0 else top_p, device=device, heartbeat=running.stop_if_cancelled)
+            schedule=given.schedule,
+            negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
+            seed=seed,
+            rows=given.rows,
+            cfg=strength,
+            temperature=None if temperature < 0 else temperature,
+            top_k=None if top_k < 0 else top_k,
+            top_p=None if top_p < 0 else top_p,
+            device=device,
+            heartbeat=running.stop_if_cancelled,
+        )
 
         timed_as = (str(device), str(network.dtype), given.batch)
-        policy = auto.choose(timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace)
+        policy = auto.choose(
+            timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace
+        )
         job = prepare(
-            network, model.vae.codec, condition, pruning=policy, start_at_scale=start_at_scale,
+            network,
+            model.vae.codec,
+            condition,
+            pruning=policy,
+            start_at_scale=start_at_scale,
             codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
-            end_at_scale=None if end_at_scale < 0 else end_at_scale, mask=given.mask, keep_scores=True, **drawing)
+            end_at_scale=None if end_at_scale < 0 else end_at_scale,
+            mask=given.mask,
+            keep_scores=True,
+            **drawing,
+        )
         progress = running.Progress(model, cls.hidden, job)
         result = finish(job, watched(scale_steps(job), progress))
         auto.learn(timed_as, result.trace)

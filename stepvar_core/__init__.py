@@ -1,12 +1,20 @@
 """Next-scale (visual autoregressive) image models with StepVAR token pruning, torch only.
 
-    import stepvar_core as sv
-    vae, model = sv.load_vae(vae_path), sv.load_model(model_path)
-    result = sv.sample(model, vae, model.class_condition([207]), schedule=model.schedule(), pruning=sv.StepVAR((0.75, 0.5)))
-    image_BHW3 = vae.decode(result.latent)
+import stepvar_core as sv
+vae, model = sv.load_vae(vae_path), sv.load_model(model_path)
+result = sv.sample(model, vae, model.class_condition([207]), schedule=model.schedule(), pruning=sv.StepVAR((0.75, 0.5)))
+image_BHW3 = vae.decode(result.latent)
 """
 
-from .errors import CheckpointMismatch, ConditionMismatch, LatentMismatch, OptionError, ScheduleMismatch, ShapeMismatch, StepVARError
+from .errors import (
+    CheckpointMismatch,
+    ConditionMismatch,
+    LatentMismatch,
+    OptionError,
+    ScheduleMismatch,
+    ShapeMismatch,
+    StepVARError,
+)
 from .families.registry import load_model, load_vae
 from .methods.stepvar import NoPruning, StepVAR
 from .methods.table import accelerator
@@ -16,7 +24,26 @@ from .schedule import Pass, Scale, ScaleSchedule
 from .trace import ScaleTrace, Trace
 
 __all__ = [
-    "CheckpointMismatch", "ConditionMismatch", "Estimate", "LatentMismatch", "NoPruning", "OptionError", "Pass", "Result",
-    "Scale", "ScaleSchedule", "ScaleStep", "ScaleTrace", "ScheduleMismatch", "ShapeMismatch", "StepVAR", "StepVARError",
-    "Trace", "accelerator", "estimate", "load_model", "load_vae", "sample",
+    "CheckpointMismatch",
+    "ConditionMismatch",
+    "Estimate",
+    "LatentMismatch",
+    "NoPruning",
+    "OptionError",
+    "Pass",
+    "Result",
+    "Scale",
+    "ScaleSchedule",
+    "ScaleStep",
+    "ScaleTrace",
+    "ScheduleMismatch",
+    "ShapeMismatch",
+    "StepVAR",
+    "StepVARError",
+    "Trace",
+    "accelerator",
+    "estimate",
+    "load_model",
+    "load_vae",
+    "sample",
 ]

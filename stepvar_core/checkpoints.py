@@ -21,14 +21,31 @@ log = logging.getLogger(__name__)
 SAFETENSORS = {".safetensors", ".sft"}
 TORCH = {".pth", ".pt", ".bin", ".ckpt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-EMA = ("ema_model.safetensors", "ema_model.bin")  # of a folder with both, what upstream runs; the other file is a scaffold
+EMA = (
+    "ema_model.safetensors",
+    "ema_model.bin",
+)  # of a folder with both, what upstream runs; the other file is a scaffold
 DERIVED = {"attn_bias_for_masking"}  # a saved mask of every pair of tokens, 380 MB at 1024 pixels: never read
 TELLING = {"lvl_1L"}  # buffers whose values say sizes: read even where only shapes are asked for
-DTYPES = {"I64": torch.int64, "I32": torch.int32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # it may come in
+DTYPES = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}  # it may come in
 LLM, TOKENIZER = "llm", "tokenizer"  # HART's folders
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 # how training scripts and hubs wrap a flat state dict, outermost first
-WRAPPERS = (("trainer", "vae_local"), ("trainer", "var_wo_ddp"), ("trainer", "gpt_fsdp"), ("state_dict",), ("model",), ("vae",), ("ema",))
+WRAPPERS = (
+    ("trainer", "vae_local"),
+    ("trainer", "var_wo_ddp"),
+    ("trainer", "gpt_fsdp"),
+    ("state_dict",),
+    ("model",),
+    ("vae",),
+    ("ema",),
+)
 
 
 @dataclass
@@ -53,13 +70,16 @@ def _every_key(key: str) -> bool:
     return True
 
 
-def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key, part: str = "") -> Checkpoint:
+def read_checkpoint(
+    path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key, part: str = ""
+) -> Checkpoint:
     """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
 
     part: the folder to read of a model that comes in several (LLM, TOKENIZER), where `path` holds it.
 
-    keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read, tensors are on
-    the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the file's size.
+    keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read,
+    tensors are on the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the
+    file's size.
     """
     path = part_of(Path(path), part)
     if path.is_dir():
@@ -72,7 +92,8 @@ def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool]
 
 
 def part_of(path: Path, part: str) -> Path:
-    """The folder of a part, from the folder of all parts or, for the tokenizer, from the transformer's; else `path` itself."""
+    """The folder of a part, from the folder of all parts or, for the tokenizer, from the transformer's; else `path`
+    itself."""
     folders = [path / part] if part else []
     if part == TOKENIZER and path.name == LLM:
         folders.append(path.parent / part)
@@ -82,7 +103,11 @@ def part_of(path: Path, part: str) -> Path:
 def stamp(path) -> tuple:
     """What changes when the files of a checkpoint do: names, times and sizes, config.json beside them included."""
     path = Path(path)
-    files = [p for p in (*path.glob("*"), *path.glob("*/*")) if p.is_file()] if path.is_dir() else [path, path.parent / "config.json"]
+    files = (
+        [p for p in (*path.glob("*"), *path.glob("*/*")) if p.is_file()]
+        if path.is_dir()
+        else [path, path.parent / "config.json"]
+    )
     return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
 
 
@@ -94,18 +119,23 @@ def _read_one(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tup
     raise CheckpointMismatch(f"{path.name} is not a checkpoint this package reads.", "Use a .safetensors or .pth file.")
 
 
-def _read_safetensors(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(
+    path: Path, shapes_only: bool, keep: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if shapes_only:
             return _read_header(path)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys() if keep(key) and key not in DERIVED}, dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys() if keep(key) and key not in DERIVED}, dict(
+                file.metadata() or {}
+            )
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
 def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the meta device from a safetensors header: u64 length, then JSON of dtype, shape and data_offsets per key.
+    """Tensors on the meta device from a safetensors header: u64 length, then JSON of dtype, shape and data_offsets
+    per key.
 
     Not by safe_open, which maps the whole file: a machine with less memory than the file has bytes refuses that.
     Raises ValueError for a header that makes no sense.
@@ -117,7 +147,11 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         try:
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            tensors = {key: torch.empty([int(n) for n in entry["shape"]], device="meta") for key, entry in header.items() if key not in DERIVED}
+            tensors = {
+                key: torch.empty([int(n) for n in entry["shape"]], device="meta")
+                for key, entry in header.items()
+                if key not in DERIVED
+            }
             for key in TELLING & header.keys():
                 start, end = header[key]["data_offsets"]
                 if not 0 <= start < end <= start + MAX_HEADER:
@@ -137,17 +171,28 @@ def _read_torch(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> d
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_mapped else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
         if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
-            raise CheckpointMismatch(f"{path.name} cannot be looked into without reading all of it.",
-                                     "Convert it to .safetensors, or run it.") from error
+            raise CheckpointMismatch(
+                f"{path.name} cannot be looked into without reading all of it.",
+                "Convert it to .safetensors, or run it.",
+            ) from error
         raise CheckpointMismatch(
-            f"{path.name} could not be read as plain weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-            "Download it again; a file that holds code instead of weights is refused on purpose.") from error
+            f"{path.name} could not be read as plain weights: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            "Download it again; a file that holds code instead of weights is refused on purpose.",
+        ) from error
     tensors = _unwrapped(content, path.name)
     if shapes_only:
-        return {key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta") for key, tensor in tensors.items()
-                if keep(key) and key not in DERIVED}
+        return {
+            key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta")
+            for key, tensor in tensors.items()
+            if keep(key) and key not in DERIVED
+        }
     # copied one by one: a mapped file that changes would change the weights
-    return {key: tensor.clone() if is_mapped else tensor for key, tensor in tensors.items() if keep(key) and key not in DERIVED}
+    return {
+        key: tensor.clone() if is_mapped else tensor
+        for key, tensor in tensors.items()
+        if keep(key) and key not in DERIVED
+    }
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
@@ -157,7 +202,11 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             content = inner
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = (
+        {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
     if not tensors:
         raise CheckpointMismatch(f"{name} holds no weights by name.", "Choose a checkpoint file of the model.")
     return tensors
@@ -167,12 +216,16 @@ def _shards(index: Path) -> list[str]:
     try:
         return sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointMismatch(f"{index.name} in {index.parent.name} is not a shard index.", "Download the folder again.") from error
+        raise CheckpointMismatch(
+            f"{index.name} in {index.parent.name} is not a shard index.", "Download the folder again."
+        ) from error
 
 
-def _read_folder(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All shards an index names; a folder may hold the index of a format whose shards were not downloaded. Without one, all
-    safetensors files, or all .bin files. A file of averaged weights wins over everything."""
+def _read_folder(
+    path: Path, shapes_only: bool, keep: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All shards an index names; a folder may hold the index of a format whose shards were not downloaded. Without
+    one, all safetensors files, or all .bin files. A file of averaged weights wins over everything."""
     ema = next((path / name for name in EMA if (path / name).is_file()), None)
     if ema is not None:
         return _read_one(ema, shapes_only, keep)
@@ -184,7 +237,9 @@ def _read_folder(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> 
         lacking = [[]]
     shards = next((shards for shards, missing in zip(listed, lacking) if shards and not missing), None)
     if shards is None:
-        raise CheckpointMismatch(f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder.")
+        raise CheckpointMismatch(
+            f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder."
+        )
     tensors, metadata = {}, {}
     for name in shards:
         part, about = _read_one(path / name, shapes_only, keep)
@@ -206,7 +261,8 @@ def _config_beside(path: Path) -> dict:
 
 
 def from_metadata(checkpoint: Checkpoint, overrides: dict | None, key: str):
-    """A setting by name: the caller's override first, then the file's metadata, then config.json; None when nobody says."""
+    """A setting by name: the caller's override first, then the file's metadata, then config.json; None when nobody
+    says."""
     if overrides and key in overrides:
         return overrides[key]
     if key in checkpoint.metadata:
@@ -219,6 +275,7 @@ def from_metadata(checkpoint: Checkpoint, overrides: dict | None, key: str):
 
 def settings(checkpoint: Checkpoint, overrides: dict | None):
     """said(key, default): a setting by name, from whoever says it first."""
+
     def said(key: str, default=None):
         value = from_metadata(checkpoint, overrides, key)
         return default if value is None else value
@@ -226,18 +283,27 @@ def settings(checkpoint: Checkpoint, overrides: dict | None):
     return said
 
 
-def fill_module(module: nn.Module, checkpoint: Checkpoint, legacy: Iterable[str], what: str, assign: bool = False) -> None:
+def fill_module(
+    module: nn.Module, checkpoint: Checkpoint, legacy: Iterable[str], what: str, assign: bool = False
+) -> None:
     """Loads every tensor into its place. legacy: patterns of buffers that old files carry and nobody needs.
 
     Raises CheckpointMismatch naming what is missing, unexpected or of another shape.
     """
     wanted = module.state_dict()
-    tensors = {k: v for k, v in checkpoint.tensors.items() if k in wanted or not any(re.fullmatch(p, k) for p in legacy)}
+    tensors = {
+        k: v for k, v in checkpoint.tensors.items() if k in wanted or not any(re.fullmatch(p, k) for p in legacy)
+    }
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     reshaped = sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape)
     if missing or unexpected or reshaped:
-        parts = [f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for label, names in
-                 (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)) if names]
-        raise CheckpointMismatch(f"{checkpoint.name} does not fit {what}: {'; '.join(parts)}.",
-                                 "Choose the checkpoint of this family, or download it again.")
+        parts = [
+            f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+            if names
+        ]
+        raise CheckpointMismatch(
+            f"{checkpoint.name} does not fit {what}: {'; '.join(parts)}.",
+            "Choose the checkpoint of this family, or download it again.",
+        )
     module.load_state_dict(tensors, assign=assign)

@@ -19,8 +19,10 @@ def per_scale(name: str, value, default: float | Sequence[float], schedule: Scal
     value = default if value is None else value
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value] * len(schedule)
     if len(values) != len(schedule):
-        raise OptionError(f"{name} lists {len(values)} values; the schedule has {len(schedule)} scales.",
-                          "Give one value, or one per scale.")
+        raise OptionError(
+            f"{name} lists {len(values)} values; the schedule has {len(schedule)} scales.",
+            "Give one value, or one per scale.",
+        )
     for v in values:
         if isinstance(v, bool) or not isinstance(v, Real) or not abs(v) < float("inf"):
             raise OptionError(f"{name} is {v!r}.", "Use a finite number.")
@@ -28,7 +30,8 @@ def per_scale(name: str, value, default: float | Sequence[float], schedule: Scal
 
 
 def weights(model, cfg, schedule: ScaleSchedule) -> list[float]:
-    """Per pass the t of `combine`. A number follows the family's own rule; a list is the final strength per scale, no ramp."""
+    """Per pass the t of `combine`. A number follows the family's own rule; a list is the final strength per scale, no
+    ramp."""
     strengths = per_scale("cfg", cfg, model.config.defaults.cfg, schedule)
     if isinstance(cfg, Sequence):
         return [s - model.neutral_cfg for s in strengths]

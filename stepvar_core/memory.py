@@ -24,8 +24,16 @@ class KVCache:
     heartbeat: called once per layer and pass; a host raises out of it to stop within a long scale.
     """
 
-    def __init__(self, lengths: Sequence[Sequence[int]], rows: int, heads: int, head_dim: int, dtype, device,
-                 heartbeat: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        lengths: Sequence[Sequence[int]],
+        rows: int,
+        heads: int,
+        head_dim: int,
+        dtype,
+        device,
+        heartbeat: Callable[[], None] | None = None,
+    ):
         def pair(tokens: int) -> tuple[Tensor, Tensor]:
             shape = (rows, heads, tokens, head_dim)
             return torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
@@ -46,8 +54,8 @@ class KVCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         """Attention of this pass's queries to all stored keys and its own; stores the own ones for the passes to come.
 
-        q, k, v: (rows running, heads, L, head_dim); k and v are stored in the cache's dtype, which is q's. `self.rows` says
-        which rows of the cache are running.
+        q, k, v: (rows running, heads, L, head_dim); k and v are stored in the cache's dtype, which is q's.
+        `self.rows` says which rows of the cache are running.
         scale: softmax scale, None = 1 / sqrt(head_dim).
         """
         if self.heartbeat is not None:
@@ -68,8 +76,8 @@ class KVCache:
     def _attend_together(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """The first passes of a run at once, each seeing itself and the earlier ones; stores them all."""
         keys, values = self.stored[layer]
-        keys[self.rows, :, :k.shape[2]] = k
-        values[self.rows, :, :v.shape[2]] = v
+        keys[self.rows, :, : k.shape[2]] = k
+        values[self.rows, :, : v.shape[2]] = v
         self.filled[layer], self.done[layer] = k.shape[2], self.together.passes
         return self.together.attend(layer, q, k, v, scale)
 

@@ -36,8 +36,8 @@ KEEP_WHOLE = 3  # a grid of at most this many tokens is never redrawn in part: V
 class Options:
     """Switches of single families. smooth: VAR's more_smooth, off for VAR and on for HART, as their scripts have it.
     smooth_from: first scale it applies to. guidance_layers: where Infinity applies guidance: 0 on the logits, -n on the
-    hidden states after block depth - n. residual: HART's last scale adds a continuous residual to its codes. maskgit_steps:
-    how many steps predict HART's last scale."""
+    hidden states after block depth - n. residual: HART's last scale adds a continuous residual to its codes.
+    maskgit_steps: how many steps predict HART's last scale."""
 
     smooth: bool = False
     smooth_from: int = 0
@@ -50,7 +50,10 @@ class Options:
         """The model's defaults and these. Raises OptionError for a name its family does not know."""
         unknown = sorted(set(options or {}) - set(model.known_options))
         if unknown:
-            raise OptionError(f"Unknown option {', '.join(unknown)}.", f"This family knows: {', '.join(model.known_options) or 'none'}.")
+            raise OptionError(
+                f"Unknown option {', '.join(unknown)}.",
+                f"This family knows: {', '.join(model.known_options) or 'none'}.",
+            )
         read = cls(**model.default_options | (options or {}))
         for name, least in (("smooth_from", 0), ("maskgit_steps", 1)):
             value = getattr(read, name)
@@ -86,8 +89,9 @@ class Clock:
 class ScaleStep:
     """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
 
-    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass. f_hat:
-    accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on; None when the codes were forced.
+    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
+    f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
+    None when the codes were forced.
     kept: (B, t, h, w) bool. Reading `seconds` waits for the device.
     """
 
@@ -116,7 +120,8 @@ class ScaleStep:
 @dataclass(frozen=True)
 class Result:
     """codes: per pass (B, L) int64 ids or (B, L, bits) uint8. latent: f_hat (B, C, H, W) float32. soft: per pass the
-    features added where they are not the codes' own, smoothed or with a residual, else None. schedule: what the codes belong to."""
+    features added where they are not the codes' own, smoothed or with a residual, else None. schedule: what the codes
+    belong to."""
 
     codes: list[Tensor]
     latent: Tensor
@@ -143,14 +148,14 @@ class Job:
     top_p: list[float]
     streams: Streams
     options: Options
-    guides_logits: bool              # False where guidance is applied inside the model alone
-    guides_layers: bool              # True where guidance mixes hidden states between blocks
-    forced: list[Tensor | None]      # codes that replace drawn ones, per pass
+    guides_logits: bool  # False where guidance is applied inside the model alone
+    guides_layers: bool  # True where guidance mixes hidden states between blocks
+    forced: list[Tensor | None]  # codes that replace drawn ones, per pass
     forced_soft: list[Tensor | None]
-    redraw: list[Tensor | None]      # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
+    redraw: list[Tensor | None]  # bool (B, L): where drawn codes stay; None = the whole pass is forced or drawn
     device: torch.device
-    stop: int                        # passes to run
-    parts: tuple[Tensor, ...]        # positions (B, K) of every step of the last pass; none where it runs as one
+    stop: int  # passes to run
+    parts: tuple[Tensor, ...]  # positions (B, K) of every step of the last pass; none where it runs as one
     keep_scores: bool = False
     heartbeat: Callable[[], None] | None = None
 
@@ -160,13 +165,20 @@ class Job:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        return self.schedule.passes[:self.stop]
+        return self.schedule.passes[: self.stop]
 
     def new_cache(self) -> KVCache:
         cost = self.model.cost()
-        running = [p for p in self.plans[:self.stop] if not p.is_skipped]
-        return KVCache([self._tokens_run(running, layer) for layer in range(cost.layers)],
-                       max(self.rows[:self.stop]), cost.heads, cost.head_dim, self.model.dtype, self.device, self.heartbeat)
+        running = [p for p in self.plans[: self.stop] if not p.is_skipped]
+        return KVCache(
+            [self._tokens_run(running, layer) for layer in range(cost.layers)],
+            max(self.rows[: self.stop]),
+            cost.heads,
+            cost.head_dim,
+            self.model.dtype,
+            self.device,
+            self.heartbeat,
+        )
 
     def _tokens_run(self, running: list[PassPlan], layer: int) -> list[int]:
         """Tokens of one layer in every run of the blocks."""
@@ -203,7 +215,7 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     together = _forced_prefix(job, pruning)
     if together:
         f_hat = yield from _run_together(job, run, cache, f_hat, clock, together, pruning)
-    for step in job.passes[len(together):]:
+    for step in job.passes[len(together) :]:
         start, plan = clock.mark(), pruning.plans[step.index]
         if plan.is_skipped:
             yield _skipped(job, step, f_hat, clock, start)
@@ -217,17 +229,28 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
         pruning.saw(step, f_hat)
         kept = tokens.kept_BN()
-        yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
-                        plan.kept, drawn.logits, drawn.soft, tokens.scores if job.keep_scores else None,
-                        drawn.is_forced, len(job.passes), clock, (start, clock.mark()))
+        yield ScaleStep(
+            step,
+            drawn.codes,
+            f_hat,
+            _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
+            plan.kept,
+            drawn.logits,
+            drawn.soft,
+            tokens.scores if job.keep_scores else None,
+            drawn.is_forced,
+            len(job.passes),
+            clock,
+            (start, clock.mark()),
+        )
         del features, drawn, h, tokens, kept  # or they would lie beside the next scale's
 
 
 def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
     """The leading passes that are forced and dense and so need not wait for each other; none when there is only one.
 
-    The last pass that runs is left out: the cache keeps no slot for it. Together they are no larger than the largest pass alone, or
-    the run would take more memory than was made room for.
+    The last pass that runs is left out: the cache keeps no slot for it. Together they are no larger than the largest
+    pass alone, or the run would take more memory than was made room for.
     """
     room = max(plan.kept for plan in job.plans)
     prefix, last = [], max(step.index for step in job.passes if not job.plans[step.index].is_skipped)
@@ -245,8 +268,9 @@ def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
     return tuple(prefix) if len(prefix) > 1 else ()
 
 
-def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...],
-                  pruning) -> Iterator[ScaleStep]:
+def _run_together(
+    job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...], pruning
+) -> Iterator[ScaleStep]:
     """One block-causal pass over forced scales, as in training: fills the cache, yields their steps, returns f_hat."""
     start, quantizer, features, done = clock.mark(), job.quantizer, [], []
     for step in steps:
@@ -263,14 +287,27 @@ def _run_together(job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, st
     cache.together = None
     stop = clock.mark()
     for step, drawn, f_hat in done:  # the first of them carries the time of all
-        yield ScaleStep(step, drawn.codes, f_hat, _full_map(job, step), step.scale.tokens, None, drawn.soft, None, True, len(job.passes),
-                        clock, (stop if step.index else start, stop))
+        yield ScaleStep(
+            step,
+            drawn.codes,
+            f_hat,
+            _full_map(job, step),
+            step.scale.tokens,
+            None,
+            drawn.soft,
+            None,
+            True,
+            len(job.passes),
+            clock,
+            (stop if step.index else start, stop),
+        )
     return f_hat
 
 
 @dataclass
 class Drawn:
-    """Codes of one pass and how they came about. added: bool (B, L), False where nothing is added; None = everywhere."""
+    """Codes of one pass and how they came about. added: bool (B, L), False where nothing is added; None =
+    everywhere."""
 
     codes: Tensor
     soft: Tensor | None = None
@@ -282,7 +319,9 @@ class Drawn:
 def _predicted(job: Job, step: Pass, run, features: Tensor | None, tokens) -> Drawn:
     """The blocks, then this pass's codes: forced, or drawn and laid over the given ones."""
     if job.parts and step.index == len(job.schedule.passes) - 1:
-        return _merged(job, step, _drawn_in_parts(job, step, run, job.model.embed(run, features, step, job.schedule)), tokens)
+        return _merged(
+            job, step, _drawn_in_parts(job, step, run, job.model.embed(run, features, step, job.schedule)), tokens
+        )
     x_RLC = job.model.blocks_forward(run, job.model.embed(run, features, step, job.schedule), tokens)
     return _forced(job, step) or _merged(job, step, _drawn(job, step, run, x_RLC, tokens), tokens)
 
@@ -314,7 +353,9 @@ def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
         soft = quantizer.expected(smooth_probs(choices, gumbel, progress), step.scale)
     if job.has_residual(step):
         hard = quantizer.lookup(codes, step.scale)
-        soft = (hard if soft is None else soft) + job.model.residual(run, tokens.spread(x_RLC), hard, partial(_gaussian, job, i))
+        soft = (hard if soft is None else soft) + job.model.residual(
+            run, tokens.spread(x_RLC), hard, partial(_gaussian, job, i)
+        )
     return Drawn(codes, soft, None, logits)
 
 
@@ -342,7 +383,12 @@ def _drawn_in_parts(job: Job, step: Pass, run, entry_RLC: Tensor) -> Drawn:
     if drawn[0].soft is not None:
         soft = in_place(torch.cat([d.soft.flatten(2) for d in drawn], 2).transpose(1, 2))
         soft = soft.transpose(1, 2).unflatten(2, (step.scale.h, step.scale.w))
-    return Drawn(torch.cat([d.codes for d in drawn], 1).gather(1, place_BL), soft, None, in_place(torch.cat([d.logits for d in drawn], 1)))
+    return Drawn(
+        torch.cat([d.codes for d in drawn], 1).gather(1, place_BL),
+        soft,
+        None,
+        in_place(torch.cat([d.logits for d in drawn], 1)),
+    )
 
 
 def _merged(job: Job, step: Pass, drawn: Drawn, tokens) -> Drawn:
@@ -354,7 +400,9 @@ def _merged(job: Job, step: Pass, drawn: Drawn, tokens) -> Drawn:
     if job.redraw[step.index] is not None:
         is_drawn, i = job.redraw[step.index], step.index
         given = job.forced_soft[i]
-        if soft is not None or given is not None:  # either may be codes alone: a smoothed picture redrawn without smoothing
+        if (
+            soft is not None or given is not None
+        ):  # either may be codes alone: a smoothed picture redrawn without smoothing
             soft = quantizer.lookup(codes, step.scale) if soft is None else soft
             given = quantizer.lookup(job.forced[i], step.scale) if given is None else given
             soft = torch.where(is_drawn.view(batch, 1, *given.shape[2:]), soft, given)
@@ -374,17 +422,50 @@ def _full_map(job: Job, step: Pass) -> Tensor:
 
 def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
     empty = job.quantizer.no_codes(job.batch, 0, job.device)
-    return ScaleStep(step, empty, f_hat, ~_full_map(job, step), 0, None, None, None, False, len(job.passes), clock, (start, clock.mark()))
+    return ScaleStep(
+        step,
+        empty,
+        f_hat,
+        ~_full_map(job, step),
+        0,
+        None,
+        None,
+        None,
+        False,
+        len(job.passes),
+        clock,
+        (start, clock.mark()),
+    )
 
 
 # at the door --------------------------------------------------------------------------------------
 
 
-def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: int = 0, rows: Sequence[int] | None = None,
-            cfg=None, temperature=None, top_k=None, top_p=None, pruning=None, codes=None, start_at_scale: int = 0,
-            end_at_scale: int | None = None, mask: Tensor | None = None, options: dict | None = None,
-            keep_scores: bool = False, draw: Callable | None = None, noise: Callable | None = None, device=None,
-            heartbeat: Callable[[], None] | None = None) -> Job:
+def prepare(
+    model,
+    vae,
+    cond,
+    *,
+    schedule: ScaleSchedule,
+    negative=None,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+    cfg=None,
+    temperature=None,
+    top_k=None,
+    top_p=None,
+    pruning=None,
+    codes=None,
+    start_at_scale: int = 0,
+    end_at_scale: int | None = None,
+    mask: Tensor | None = None,
+    options: dict | None = None,
+    keep_scores: bool = False,
+    draw: Callable | None = None,
+    noise: Callable | None = None,
+    device=None,
+    heartbeat: Callable[[], None] | None = None,
+) -> Job:
     """Checks the arguments of `sample` against each other and returns the decided run. Raises the package's errors.
 
     device: where to compute; None = where the model's weights are. heartbeat: called once per layer, may raise to stop.
@@ -394,7 +475,9 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     model.check_schedule(schedule)
     defaults, batch = model.config.defaults, cond.batch
     if negative is not None and negative.batch != batch:
-        raise ConditionMismatch(f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture.")
+        raise ConditionMismatch(
+            f"The negative holds {negative.batch} pictures; the batch has {batch}.", "Give one negative per picture."
+        )
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
     policy = (pruning or NoPruning()).resolve(model, schedule)
@@ -411,34 +494,66 @@ def prepare(model, vae, cond, *, schedule: ScaleSchedule, negative=None, seed: i
     device = torch.device(device) if device is not None else model.weight_device
     quantizer = vae.quantizer_on(device) if vae is not None else model.own_quantizer()
     if quantizer.code_format != model.code_format:
-        raise LatentMismatch(f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
-                             "Load the VAE that belongs to this model.")
+        raise LatentMismatch(
+            f"The VAE has {quantizer.code_format}; this model predicts {model.code_format}.",
+            "Load the VAE that belongs to this model.",
+        )
     forced, forced_soft, redraw = _forced_codes(codes, mask, schedule, first, batch, device, quantizer)
     if model.has_residual and options.residual and stop == len(schedule.passes) and plans[-1].is_skipped:
-        log.warning("The last scale is skipped, and with it the continuous residual that %s adds to it: expect a softer picture.", model.family)
+        log.warning(
+            "The last scale is skipped, and with it the continuous residual that %s adds to it: expect a softer "
+            "picture.",
+            model.family,
+        )
     streams = Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise)
     is_forced = forced[-1] is not None and redraw[-1] is None
-    parts = () if is_forced or stop < len(schedule.passes) else _parts(options.maskgit_steps, plans[-1], schedule, streams)
+    parts = (
+        () if is_forced or stop < len(schedule.passes) else _parts(options.maskgit_steps, plans[-1], schedule, streams)
+    )
     return Job(
-        model, quantizer, cond, (negative or model.unconditional(cond)) if needs_negative else None, schedule, policy, plans,
-        running, weights,
-        [_positive("temperature", v) for v in guidance.per_scale("temperature", temperature, defaults.temperature, schedule)],
+        model,
+        quantizer,
+        cond,
+        (negative or model.unconditional(cond)) if needs_negative else None,
+        schedule,
+        policy,
+        plans,
+        running,
+        weights,
+        [
+            _positive("temperature", v)
+            for v in guidance.per_scale("temperature", temperature, defaults.temperature, schedule)
+        ],
         [_count("top_k", v) for v in guidance.per_scale("top_k", top_k, model.default_top_k(schedule), schedule)],
         [_share("top_p", v) for v in guidance.per_scale("top_p", top_p, defaults.top_p, schedule)],
-        streams, options, "logits" in where, bool(where - {"logits"}), forced, forced_soft, redraw, device, stop,
-        tuple(part.to(device) for part in parts), keep_scores, heartbeat)
+        streams,
+        options,
+        "logits" in where,
+        bool(where - {"logits"}),
+        forced,
+        forced_soft,
+        redraw,
+        device,
+        stop,
+        tuple(part.to(device) for part in parts),
+        keep_scores,
+        heartbeat,
+    )
 
 
 def _parts(steps: int, plan: PassPlan, schedule: ScaleSchedule, streams: Streams) -> list[Tensor]:
-    """The positions (B, K) of every MaskGIT step of the last scale, in raster order within a step; none for a single step.
+    """The positions (B, K) of every MaskGIT step of the last scale, in raster order within a step; none for a single
+    step.
 
     Raises OptionError where the scale is pruned: the positions of a step are no grid to choose from, or to fill.
     """
     if steps == 1 or plan.is_skipped:
         return []
     if not plan.is_dense:
-        raise OptionError(f"maskgit_steps is {steps} and the last scale is pruned: a step's positions are no grid to copy over.",
-                          "Use maskgit_steps 1, or ratio 0 for the last scale.")
+        raise OptionError(
+            f"maskgit_steps is {steps} and the last scale is pruned: a step's positions are no grid to copy over.",
+            "Use maskgit_steps 1, or ratio 0 for the last scale.",
+        )
     order_BL, counts = streams.orders(len(schedule.passes) - 1, plan.tokens), maskgit_counts(plan.tokens, steps)
     # the end of the order is predicted first
     return [part.sort(-1).values for part in order_BL.flip(1).split(counts, 1)]
@@ -446,13 +561,17 @@ def _parts(steps: int, plan: PassPlan, schedule: ScaleSchedule, streams: Streams
 
 def _passes_before(schedule: ScaleSchedule, scale_index: int, name: str) -> int:
     if isinstance(scale_index, bool) or not isinstance(scale_index, int) or not 0 <= scale_index <= len(schedule):
-        raise OptionError(f"{name} is {scale_index!r}; the schedule has {len(schedule)} scales.", f"Use 0 to {len(schedule)}.")
+        raise OptionError(
+            f"{name} is {scale_index!r}; the schedule has {len(schedule)} scales.", f"Use 0 to {len(schedule)}."
+        )
     return sum(p.scale_index < scale_index for p in schedule.passes)
 
 
 def _positive(name: str, value: float) -> float:
     if value <= 0:
-        raise OptionError(f"{name} is {value!r}.", "Use a number above 0; for the single most likely token set top_k to 1.")
+        raise OptionError(
+            f"{name} is {value!r}.", "Use a number above 0; for the single most likely token set top_k to 1."
+        )
     return float(value)
 
 
@@ -474,14 +593,18 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
     nothing = [None] * len(passes)
     if codes is None:
         if first or mask is not None:
-            raise OptionError("start_at_scale or a mask was given, but no codes to keep.",
-                              "Pass the codes of an earlier result or of vae.encode.")
+            raise OptionError(
+                "start_at_scale or a mask was given, but no codes to keep.",
+                "Pass the codes of an earlier result or of vae.encode.",
+            )
         return nothing, nothing, nothing
     soft = list(codes.soft) if isinstance(codes, Result) else []
     given = list(codes.codes if isinstance(codes, Result) else codes)
     needed = len(passes) if mask is not None else first
     if len(given) < needed:
-        raise LatentMismatch(f"Codes of {len(given)} passes were given; {needed} are needed.", "Encode the picture with this schedule.")
+        raise LatentMismatch(
+            f"Codes of {len(given)} passes were given; {needed} are needed.", "Encode the picture with this schedule."
+        )
     used = []
     for step, one in zip(passes[:needed], given):
         quantizer.check_codes(one, batch, step.scale.tokens, f"The codes of pass {step.index + 1}")
@@ -493,7 +616,10 @@ def _forced_codes(codes, mask, schedule: ScaleSchedule, first: int, batch: int, 
     redraw = [None] * len(passes)
     if mask is not None:
         if mask.ndim != 3 or len(mask) not in (1, batch) or not mask.numel() or not bool(mask.isfinite().all()):
-            raise ShapeMismatch(f"The mask is {tuple(mask.shape)}; expected finite values of shape ({batch}, H, W).", "1 = redraw, 0 = keep.")
+            raise ShapeMismatch(
+                f"The mask is {tuple(mask.shape)}; expected finite values of shape ({batch}, H, W).",
+                "1 = redraw, 0 = keep.",
+            )
         kept = 1 - mask.detach().float().to(device).expand(batch, -1, -1).unsqueeze(1)
         for step in passes[first:]:
             # a grid kept whole is drawn all the same, and then replaced: upstream's random stream counts on it
@@ -530,11 +656,19 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
     """Consumes the loop and packs what it produced."""
     done, latent = [], None
     for step in steps:
-        latent, step.f_hat, step.logits = step.f_hat, None, None  # only the last f_hat is needed: free the others as we go
+        latent, step.f_hat, step.logits = (
+            step.f_hat,
+            None,
+            None,
+        )  # only the last f_hat is needed: free the others as we go
         done.append(step)
     scales = tuple(_traced(step) for step in done)
-    trace = Trace(scales, job.model.family, job.policy.describe(),
-                  {"seed": job.streams.seed, "fill": job.plans[0].fill, "scope": job.plans[0].scope})
+    trace = Trace(
+        scales,
+        job.model.family,
+        job.policy.describe(),
+        {"seed": job.streams.seed, "fill": job.plans[0].fill, "scope": job.plans[0].scope},
+    )
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result([s.codes for s in done], latent, trace, job.schedule, [s.soft for s in done])
 
@@ -546,5 +680,13 @@ def _traced(step: ScaleStep) -> ScaleTrace:
         return None if values is None else values.view(-1, *grid).float().cpu()
 
     scores = step.scores
-    return ScaleTrace(grid, step.kept.cpu(), step.tokens_run, step.seconds, step.is_forced,
-                      mapped(scores and scores.structure), mapped(scores and scores.texture), mapped(scores and scores.importance))
+    return ScaleTrace(
+        grid,
+        step.kept.cpu(),
+        step.tokens_run,
+        step.seconds,
+        step.is_forced,
+        mapped(scores and scores.structure),
+        mapped(scores and scores.texture),
+        mapped(scores and scores.importance),
+    )

@@ -27,11 +27,14 @@ class Scale:
         for name, low in (("t", 1), ("h", 1), ("w", 1), ("clip", 0), ("repeats", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ScheduleMismatch(f"Scale {name} is {value!r}; expected a whole number of at least {low}.",
-                                       "Give each scale as (t, h, w) in tokens.")
+                raise ScheduleMismatch(
+                    f"Scale {name} is {value!r}; expected a whole number of at least {low}.",
+                    "Give each scale as (t, h, w) in tokens.",
+                )
         if self.tokens > MAX_TOKENS:
-            raise ScheduleMismatch(f"Scale {self.grid} holds {self.tokens} tokens; the limit is {MAX_TOKENS}.",
-                                   "Choose a smaller size.")
+            raise ScheduleMismatch(
+                f"Scale {self.grid} holds {self.tokens} tokens; the limit is {MAX_TOKENS}.", "Choose a smaller size."
+            )
 
     @property
     def tokens(self) -> int:
@@ -108,6 +111,8 @@ class ScaleSchedule:
 def _scale(grid) -> Scale:
     grid = tuple(grid)
     if len(grid) != 3:
-        raise ScheduleMismatch(f"Scale {grid!r} has {len(grid)} numbers; expected three, (t, h, w).",
-                               "Write an image scale of 4x6 tokens as (1, 4, 6).")
+        raise ScheduleMismatch(
+            f"Scale {grid!r} has {len(grid)} numbers; expected three, (t, h, w).",
+            "Write an image scale of 4x6 tokens as (1, 4, 6).",
+        )
     return Scale(*(int(n) if hasattr(n, "__index__") and not isinstance(n, bool) else n for n in grid))

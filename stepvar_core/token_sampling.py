@@ -37,7 +37,8 @@ class Streams:
         return torch.stack([torch.rand(shape, generator=self._generator(row, pass_index, name)) for row in self.rows])
 
     def gumbel(self, name: str, pass_index: int, shape: tuple[int, ...], device="cpu") -> Tensor:
-        """Standard Gumbel numbers (B, *shape), float32 on the device: the logarithms of a whole vocabulary per token are its work."""
+        """Standard Gumbel numbers (B, *shape), float32 on the device: the logarithms of a whole vocabulary per token
+        are its work."""
         if self.noise is not None:
             return upload(self.noise(name, pass_index, (len(self.rows), *shape)), torch.device(device))
         tiny, u = torch.finfo(torch.float32).tiny, upload(self.uniform(name, pass_index, shape), torch.device(device))
@@ -50,7 +51,8 @@ class Streams:
         return torch.stack([torch.randn(shape, generator=self._generator(row, pass_index, name)) for row in self.rows])
 
     def orders(self, pass_index: int, tokens: int) -> Tensor:
-        """A random order of the grid's positions for every picture, (B, tokens) int64: by the size of the numbers "order"."""
+        """A random order of the grid's positions for every picture, (B, tokens) int64: by the size of the numbers
+        "order"."""
         numbers = self.noise("order", pass_index, (len(self.rows), tokens)) if self.noise is not None else None
         return (self.uniform("order", pass_index, (tokens,)) if numbers is None else numbers).argsort(-1)
 
@@ -61,7 +63,8 @@ class Streams:
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Random numbers on the device; from pinned memory, so that the loop does not wait for what a GPU still has to do."""
+    """Random numbers on the device; from pinned memory, so that the loop does not wait for what a GPU still has to
+    do."""
     is_upload = values.device.type == "cpu" and device.type == "cuda"
     return values.pin_memory().to(device, non_blocking=True) if is_upload else values.to(device)
 
@@ -119,8 +122,8 @@ def bit_odds(logits_BLX: Tensor, top_p: float) -> Tensor:
 def draw_bits(odds_BLD: Tensor, streams: Streams, pass_index: int) -> Tensor:
     """One value per bit, (B, L, bits) uint8, by inverse CDF: 0 while its probability exceeds u.
 
-    That is while the odds stay below those of 1 - u: one comparison a bit. The draw seam sees a row of two probabilities
-    for every bit, (B * L * bits, 2).
+    That is while the odds stay below those of 1 - u: one comparison a bit. The draw seam sees a row of two
+    probabilities for every bit, (B * L * bits, 2).
     """
     if streams.draw is not None:
         probs_NV = torch.stack([(-odds_BLD).sigmoid(), odds_BLD.sigmoid()], -1).flatten(0, -2)

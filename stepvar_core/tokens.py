@@ -41,22 +41,23 @@ class DenseTokens:
 
 
 class TrailingTokens(DenseTokens):
-    """The grid's tokens behind a lead of others that always run: `tokens`, under which every token runs, sees the grid's alone."""
+    """The grid's tokens behind a lead of others that always run: `tokens`, under which every token runs, sees the
+    grid's alone."""
 
     def __init__(self, tokens: DenseTokens, lead: int):
         self.tokens, self.lead = tokens, lead
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
-        self.tokens.enter(layer, x_RLC[:, self.lead:])
+        self.tokens.enter(layer, x_RLC[:, self.lead :])
         return x_RLC
 
     def through(self, fn, x_RLC: Tensor, site) -> Tensor:
         change_RLC = fn(x_RLC)
-        self.tokens.through(lambda x: change_RLC[:, self.lead:], x_RLC[:, self.lead:], site)
+        self.tokens.through(lambda x: change_RLC[:, self.lead :], x_RLC[:, self.lead :], site)
         return change_RLC
 
     def leave(self, x_RLC: Tensor) -> Tensor:
-        return self.tokens.leave(x_RLC[:, self.lead:])
+        return self.tokens.leave(x_RLC[:, self.lead :])
 
 
 class PartTokens(DenseTokens):
@@ -70,7 +71,9 @@ class PartTokens(DenseTokens):
 
     def rows(self, table_RLX: Tensor) -> Tensor:
         index_RK = self.index_BK.repeat(max(len(table_RLX) // len(self.index_BK), 1), 1)
-        return table_RLX.expand(len(index_RK), -1, -1).gather(1, index_RK.unsqueeze(-1).expand(-1, -1, table_RLX.shape[-1]))
+        return table_RLX.expand(len(index_RK), -1, -1).gather(
+            1, index_RK.unsqueeze(-1).expand(-1, -1, table_RLX.shape[-1])
+        )
 
 
 DENSE = DenseTokens()

@@ -53,10 +53,23 @@ class Trace:
 
     def as_dict(self) -> dict:
         """JSON-ready summary, without the maps."""
-        return {"family": self.family, "pruning": self.pruning, "settings": self.settings, "batch": self.batch,
-                "seconds": round(self.seconds, 4),
-                "scales": [{"size": list(s.size), "tokens": s.tokens, "tokens_run": s.tokens_run,
-                            "seconds": round(s.seconds, 4), "forced": s.is_forced} for s in self.scales]}
+        return {
+            "family": self.family,
+            "pruning": self.pruning,
+            "settings": self.settings,
+            "batch": self.batch,
+            "seconds": round(self.seconds, 4),
+            "scales": [
+                {
+                    "size": list(s.size),
+                    "tokens": s.tokens,
+                    "tokens_run": s.tokens_run,
+                    "seconds": round(s.seconds, 4),
+                    "forced": s.is_forced,
+                }
+                for s in self.scales
+            ],
+        }
 
 
 LAYERS = ("structure", "texture", "importance")
@@ -76,7 +89,8 @@ def pictures_within(trace: Trace, nbytes: int) -> int:
 def pack_score(score_BTHW: Tensor) -> tuple[list[float], list[float], bytes]:
     """Lowest and highest score per picture, and every score as a byte between them: 0 the lowest, 255 the highest.
 
-    Row-major, picture by picture. A byte q stands for low + q / 255 (high - low), so it is off by at most half of 1/255 of the range.
+    Row-major, picture by picture. A byte q stands for low + q / 255 (high - low), so it is off by at most half of
+    1/255 of the range.
     """
     flat = score_BTHW.flatten(1).float().nan_to_num()
     low, high = flat.amin(1), flat.amax(1)

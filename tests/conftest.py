@@ -2,6 +2,7 @@
 
 Set STEPVAR_REQUIRE=server,browser,second_device to turn a skip of those kinds into a failure, as .ci/run does.
 """
+
 import hashlib
 import importlib.util
 import os
@@ -34,6 +35,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def unavailable():
     """unavailable("browser", reason): skip the test, or fail it where STEPVAR_REQUIRE names that kind."""
+
     def stop(kind: str, reason: str):
         if kind in REQUIRED:
             pytest.fail(f"{kind} tests are required here, but cannot run: {reason}", pytrace=False)
@@ -47,22 +49,52 @@ def second_device(unavailable):
     """The environment in which `import torch_npu` gives torch a device beside the CPU, see second_device/device.cpp."""
     import torch
 
-    compiler, source, installed = shutil.which("g++"), ROOT / "tests" / "second_device" / "device.cpp", Path(torch.__file__).parent
+    compiler, source, installed = (
+        shutil.which("g++"),
+        ROOT / "tests" / "second_device" / "device.cpp",
+        Path(torch.__file__).parent,
+    )
     if compiler is None or sys.platform != "linux":
-        unavailable("second_device", "no g++ found: 'launch.py test' installs it as root on Debian or Ubuntu"
-                    if sys.platform == "linux" else "the second device is built on Linux only")
+        unavailable(
+            "second_device",
+            "no g++ found: 'launch.py test' installs it as root on Debian or Ubuntu"
+            if sys.platform == "linux"
+            else "the second device is built on Linux only",
+        )
     name = hashlib.sha256(source.read_bytes() + f"{torch.__version__} {installed}".encode()).hexdigest()[:16]
     library = ROOT / ".comfyui" / "second_device" / f"{name}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
         done = subprocess.run(
-            [compiler, "-shared", "-fPIC", "-std=c++20", "-O1", "-w", str(source), "-o", str(unfinished), f"-L{installed / 'lib'}", "-ltorch",
-             "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{installed / 'lib'}",
-             *(f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include"))], capture_output=True, text=True, timeout=600)
+            [
+                compiler,
+                "-shared",
+                "-fPIC",
+                "-std=c++20",
+                "-O1",
+                "-w",
+                str(source),
+                "-o",
+                str(unfinished),
+                f"-L{installed / 'lib'}",
+                "-ltorch",
+                "-ltorch_cpu",
+                "-lc10",
+                f"-Wl,-rpath,{installed / 'lib'}",
+                *(f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include")),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         if done.returncode:
             found = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
-            unavailable("second_device", f"g++ could not build the second device for torch {torch.__version__} (it needs C++20 and torch 2.13): {found}")
+            unavailable(
+                "second_device",
+                f"g++ could not build the second device for torch {torch.__version__} (it needs C++20 and torch "
+                f"2.13): {found}",
+            )
         unfinished.replace(library)
     return {"PYTHONPATH": str(source.parent), "SECOND_DEVICE": str(library)}
 

@@ -25,14 +25,25 @@ FOLDER = "var"
 MODEL_FOLDERS = (FOLDER, "diffusion_models")
 BUNDLED = "demo (bundled)"
 DEMO = Path(__file__).parents[2] / "stepvar_core" / "demo"
-DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3fn": torch.float8_e4m3fn}
+DTYPES = {
+    "auto": None,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
 COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
 # the VAE a family's model belongs with, by the channels of its latent; the last name is the public one
 VAE_NAMES = {
     "var": {32: ("vae_ch160v4096z32",)},
     # the 2B model's: upstream writes both names; "reg" was trained apart from the plain d32
-    "infinity": {14: ("infinity_vae_d56_f8_14_patchify",), 16: ("infinity_vae_d16",), 24: ("infinity_vae_d24",),
-                 32: ("infinity_vae_d32_reg", "infinity_vae_d32reg"), 64: ("infinity_vae_d64",)},
+    "infinity": {
+        14: ("infinity_vae_d56_f8_14_patchify",),
+        16: ("infinity_vae_d16",),
+        24: ("infinity_vae_d24",),
+        32: ("infinity_vae_d32_reg", "infinity_vae_d32reg"),
+        64: ("infinity_vae_d64",),
+    },
 }
 SHARDS = SAFETENSORS | {".bin"}
 
@@ -44,8 +55,10 @@ def register_folder() -> None:
     """Adds models/var to the host's folders; one that the user's configuration made already is kept."""
     paths, extensions = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
     own = os.path.join(folder_paths.models_dir, FOLDER)
-    folder_paths.folder_names_and_paths[FOLDER] = ([*paths, *([] if own in paths else [own])],
-                                                   set(extensions) | folder_paths.supported_pt_extensions)
+    folder_paths.folder_names_and_paths[FOLDER] = (
+        [*paths, *([] if own in paths else [own])],
+        set(extensions) | folder_paths.supported_pt_extensions,
+    )
 
 
 def model_files(*keys: str) -> list[str]:
@@ -67,8 +80,12 @@ def _shard_folders(key: str) -> list[str]:
     found = []
     for root in folder_paths.get_folder_paths(key):
         if os.path.isdir(root):
-            found += [entry.name + "/" for entry in os.scandir(root)
-                      if entry.is_dir() and (any(f.suffix in SHARDS for f in Path(entry.path).iterdir()) or Path(entry.path, LLM).is_dir())]
+            found += [
+                entry.name + "/"
+                for entry in os.scandir(root)
+                if entry.is_dir()
+                and (any(f.suffix in SHARDS for f in Path(entry.path).iterdir()) or Path(entry.path, LLM).is_dir())
+            ]
     return sorted(found)
 
 
@@ -78,11 +95,15 @@ def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Pat
         return DEMO / bundled
     for key in keys:
         if name in _shard_folders(key):
-            return next(Path(root) / name for root in folder_paths.get_folder_paths(key) if (Path(root) / name).is_dir())
+            return next(
+                Path(root) / name for root in folder_paths.get_folder_paths(key) if (Path(root) / name).is_dir()
+            )
         if name in folder_paths.get_filename_list(key):
             return Path(folder_paths.get_full_path_or_raise(key, name))
-    raise CheckpointMismatch(f"There is no {name} in {' or '.join('models/' + k for k in keys)}.",
-                             "Put the file there and press R to refresh, or choose another.")
+    raise CheckpointMismatch(
+        f"There is no {name} in {' or '.join('models/' + k for k in keys)}.",
+        "Put the file there and press R to refresh, or choose another.",
+    )
 
 
 # loading ------------------------------------------------------------------------------------------
@@ -94,7 +115,13 @@ def load_model(name: str, weight_dtype: str):
     family = detect(checkpoint, MODELS, "a next-scale transformer")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     stored, compute = _dtypes(checkpoint, weight_dtype)
-    model = build(family, checkpoint, ops=comfy.ops.pick_operations(stored, compute, load_device=device), dtype=stored, device=offload)
+    model = build(
+        family,
+        checkpoint,
+        ops=comfy.ops.pick_operations(stored, compute, load_device=device),
+        dtype=stored,
+        device=offload,
+    )
     model.compute_dtype = compute
     return _patcher(model, device, offload)
 
@@ -123,24 +150,43 @@ def _outline(path: Path, _stamp: tuple, weight_dtype: str):
 
 
 def load_vae(name: str, model, model_name: str):
-    """The VAE of that name; `auto` is the bundled one for the bundled model, the tokenizer in HART's own folder, else the public one
-    of the model's family and sizes."""
+    """The VAE of that name; `auto` is the bundled one for the bundled model, the tokenizer in HART's own folder, else
+    the public one of the model's family and sizes."""
     keys = ("vae", FOLDER)
     own = _own_tokenizer(model_name) if name == "auto" and model.family == "hart" else None
     if name == "auto" and own is None:
         known = sorted({n for key in keys for n in folder_paths.get_filename_list(key)})
         wanted = VAE_NAMES.get(model.family, {}).get(model.config.code_dim, ())
-        name = BUNDLED if model_name == BUNDLED else next(
-            (n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
+        name = (
+            BUNDLED
+            if model_name == BUNDLED
+            else next((n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
+        )
         if name is None:
-            remedy = f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand." if wanted else "Choose the file by hand."
+            remedy = (
+                f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand."
+                if wanted
+                else "Choose the file by hand."
+            )
             if model.family == "hart":
-                remedy = "Keep HART's folders llm and tokenizer side by side, as they were downloaded, or choose the tokenizer's file by hand."
-            raise CheckpointMismatch(f"No VAE file of the {model.family} family, {model.config.code_dim} channels, was found in models/vae.", remedy)
+                remedy = (
+                    "Keep HART's folders llm and tokenizer side by side, as they were downloaded, "
+                    "or choose the tokenizer's file by hand."
+                )
+            raise CheckpointMismatch(
+                f"No VAE file of the {model.family} family, {model.config.code_dim} channels, was found in models/vae.",
+                remedy,
+            )
     checkpoint = read_checkpoint(own or resolve(name, keys, "demo_vae.safetensors"))
     device, offload = management.vae_device(), management.vae_offload_device()
     dtype = management.vae_dtype(device, [torch.bfloat16, torch.float32])
-    codec = build(detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=comfy.ops.disable_weight_init, dtype=dtype, device=offload)
+    codec = build(
+        detect(checkpoint, CODECS, "a next-scale VAE"),
+        checkpoint,
+        ops=comfy.ops.disable_weight_init,
+        dtype=dtype,
+        device=offload,
+    )
     codec.run_on = (device, dtype)
     return HostVAE(name if own is None else f"{own.parent.name}/{own.name}", _patcher(codec, device, offload))
 

@@ -18,7 +18,7 @@ from ...stepvar_core.trace import pack_mask
 
 log = logging.getLogger(__name__)
 
-PREVIEW_EDGE = 512    # pixels
+PREVIEW_EDGE = 512  # pixels
 PREVIEW_SHARE = 0.25  # previews may cost at most this share of the time the scales themselves take
 
 
@@ -43,7 +43,9 @@ class Progress:
 
     def __init__(self, handle, hidden, job):
         self.handle, self.node_id, self.total = handle, hidden.unique_id, len(job.passes)
-        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id")  # other tabs may have nodes of the same id
+        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get(
+            "id"
+        )  # other tabs may have nodes of the same id
         self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
         self.last = None
@@ -54,11 +56,24 @@ class Progress:
     def __call__(self, step) -> None:
         stop_if_cancelled()
         self.bar.update_absolute(step.index + 1, self.total, self._preview(step))
-        send("stepvar.scale", {
-            "node": self.node_id, "workflow": self.workflow, "index": step.index, "count": self.total, "size": list(step.step.scale.grid),
-            "tokens": step.step.scale.tokens, "tokens_run": step.tokens_run, "seconds": round(step.seconds, 4),
-            "batch": len(step.kept), "kept": base64.b64encode(pack_mask(step.kept)).decode(), "plan": self.plan,
-            "fill": self.fill, "scope": self.scope})
+        send(
+            "stepvar.scale",
+            {
+                "node": self.node_id,
+                "workflow": self.workflow,
+                "index": step.index,
+                "count": self.total,
+                "size": list(step.step.scale.grid),
+                "tokens": step.step.scale.tokens,
+                "tokens_run": step.tokens_run,
+                "seconds": round(step.seconds, 4),
+                "batch": len(step.kept),
+                "kept": base64.b64encode(pack_mask(step.kept)).decode(),
+                "plan": self.plan,
+                "fill": self.fill,
+                "scope": self.scope,
+            },
+        )
 
     def _preview(self, step):
         is_final = step.index + 1 == self.total
@@ -81,7 +96,11 @@ class Progress:
     def _small(self, f_hat_1CHW: torch.Tensor) -> torch.Tensor:
         """The latent of a preview: a megapixel takes the decoder longer than a scale takes the model."""
         longest = max(f_hat_1CHW.shape[-2:]) * self.handle.vae.codec.config.stride
-        return f_hat_1CHW if longest <= PREVIEW_EDGE else F.interpolate(f_hat_1CHW, scale_factor=PREVIEW_EDGE / longest, mode="area")
+        return (
+            f_hat_1CHW
+            if longest <= PREVIEW_EDGE
+            else F.interpolate(f_hat_1CHW, scale_factor=PREVIEW_EDGE / longest, mode="area")
+        )
 
 
 def _server():

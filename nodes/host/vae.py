@@ -32,7 +32,7 @@ class HostVAE:
         """Pictures (B, H, W, 3) of f_hat, on the host's intermediate device."""
         self._check(samples)
         stride = self.codec.config.stride
-        needed = samples.shape[-2] * samples.shape[-1] * stride ** 2 * self.codec.config.ch * 16
+        needed = samples.shape[-2] * samples.shape[-1] * stride**2 * self.codec.config.ch * 16
         management.load_models_gpu([self.patcher], memory_required=needed)
         try:
             return self.codec.decode(samples).to(management.intermediate_device())
@@ -69,16 +69,26 @@ class HostVAE:
 
     def _check(self, samples) -> None:
         if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
-            raise LatentMismatch(f"The latent is {tuple(samples.shape)}; the VAE {self.name} decodes {self.latent_channels} channels.",
-                                 "Connect the latent of a VAR Sampler that ran the model this VAE belongs to.")
+            raise LatentMismatch(
+                f"The latent is {tuple(samples.shape)}; the VAE {self.name} decodes {self.latent_channels} channels.",
+                "Connect the latent of a VAR Sampler that ran the model this VAE belongs to.",
+            )
 
 
-def encode_codes(vae, image: torch.Tensor, schedule) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
-    """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, what else they hold, and their f_hat (B, C, h, w)."""
+def encode_codes(
+    vae, image: torch.Tensor, schedule
+) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
+    """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, what else they hold, and
+    their f_hat (B, C, h, w)."""
     if not isinstance(vae, HostVAE):
-        raise LatentMismatch("This VAE belongs to another kind of model and has no scale-by-scale tokens.", "Connect the VAE of Load VAR Model.")
+        raise LatentMismatch(
+            "This VAE belongs to another kind of model and has no scale-by-scale tokens.",
+            "Connect the VAE of Load VAR Model.",
+        )
     stride, final = vae.codec.config.token_stride, schedule.final
-    fitted = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center").movedim(1, -1)
+    fitted = comfy.utils.common_upscale(
+        image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center"
+    ).movedim(1, -1)
     management.load_models_gpu([vae.patcher], memory_required=fitted.numel() * vae.codec.config.ch * 8)
     codes, soft, f_hat = vae.codec.encode_all(fitted, schedule)
     return codes, soft, to_host(f_hat)

@@ -21,7 +21,8 @@ class ResBlock(nn.Module):
         self.is_projected = c_in != c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place: the maps of the last levels are far larger than any cache, and a new one costs more than its arithmetic
+        # in place: the maps of the last levels are far larger than any cache, and a new one costs more than its
+        # arithmetic
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h.add_(self.nin_shortcut(x) if self.is_projected else x)
@@ -100,8 +101,17 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for i, c_out in enumerate(widths):
             is_lowest = i == len(widths) - 1
-            self.down.append(Level(config.ch if i == 0 else widths[i - 1], c_out, config.num_res_blocks,
-                                   is_lowest and config.has_attention, config.norm_groups, ops, None if is_lowest else Downsample))
+            self.down.append(
+                Level(
+                    config.ch if i == 0 else widths[i - 1],
+                    c_out,
+                    config.num_res_blocks,
+                    is_lowest and config.has_attention,
+                    config.norm_groups,
+                    ops,
+                    None if is_lowest else Downsample,
+                )
+            )
         self.mid = Middle(widths[-1], config.has_attention, config.norm_groups, ops)
         self.norm_out = ops.GroupNorm(config.norm_groups, widths[-1], eps=NORM_EPS)
         self.conv_out = ops.Conv2d(widths[-1], config.z_channels, 3, padding=1)
@@ -123,8 +133,17 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList()
         for i, c_out in enumerate(widths):
             is_lowest = i == len(widths) - 1
-            self.up.append(Level(widths[-1] if is_lowest else widths[i + 1], c_out, config.num_res_blocks + 1,
-                                 is_lowest and config.has_attention, config.norm_groups, ops, Upsample if i else None))
+            self.up.append(
+                Level(
+                    widths[-1] if is_lowest else widths[i + 1],
+                    c_out,
+                    config.num_res_blocks + 1,
+                    is_lowest and config.has_attention,
+                    config.norm_groups,
+                    ops,
+                    Upsample if i else None,
+                )
+            )
         self.norm_out = ops.GroupNorm(config.norm_groups, widths[0], eps=NORM_EPS)
         self.conv_out = ops.Conv2d(widths[0], 3, 3, padding=1)
 

@@ -48,15 +48,27 @@ class BitwiseQuantizer:
 
     def check_codes(self, codes_BLD: Tensor, batch: int, tokens: int, name: str) -> None:
         """Raises LatentMismatch unless the codes are bits of this quantiser, `tokens` (or none) for each picture."""
-        if codes_BLD.ndim != 3 or codes_BLD.shape[0] != batch or codes_BLD.shape[1] not in (0, tokens) or codes_BLD.shape[2] != self.bits:
-            raise LatentMismatch(f"{name} are {tuple(codes_BLD.shape)}; expected ({batch}, {tokens}, {self.bits}).",
-                                 "Use codes of the same batch, model and schedule.")
+        if (
+            codes_BLD.ndim != 3
+            or codes_BLD.shape[0] != batch
+            or codes_BLD.shape[1] not in (0, tokens)
+            or codes_BLD.shape[2] != self.bits
+        ):
+            raise LatentMismatch(
+                f"{name} are {tuple(codes_BLD.shape)}; expected ({batch}, {tokens}, {self.bits}).",
+                "Use codes of the same batch, model and schedule.",
+            )
         is_nothing = codes_BLD == NOTHING
-        if bool((is_nothing.any(-1) != is_nothing.all(-1)).any()) or not bool(((codes_BLD == 0) | (codes_BLD == 1) | is_nothing).all()):
-            raise LatentMismatch(f"{name} hold values other than bits.", f"Give 0 and 1, or {NOTHING} for a position that adds nothing.")
+        if bool((is_nothing.any(-1) != is_nothing.all(-1)).any()) or not bool(
+            ((codes_BLD == 0) | (codes_BLD == 1) | is_nothing).all()
+        ):
+            raise LatentMismatch(
+                f"{name} hold values other than bits.", f"Give 0 and 1, or {NOTHING} for a position that adds nothing."
+            )
 
     def filtered(self, logits_BLX: Tensor, top_k: int, top_p: float) -> Tensor:
-        """Log-odds (B, L, bits) of a set bit, infinite where top_p leaves no choice. Two ids: every top_k above 1 is off."""
+        """Log-odds (B, L, bits) of a set bit, infinite where top_p leaves no choice. Two ids: every top_k above 1 is
+        off."""
         return bit_odds(logits_BLX, top_p)
 
     def best(self, odds_BLD: Tensor) -> Tensor:
@@ -87,7 +99,9 @@ class BitwiseQuantizer:
         """Tokens (B, L, bits) as latent cells (B, C, h, w)."""
         return rearrange(x_BLD, "b (h w) (c dy dx) -> b c (h dy) (w dx)", h=scale.h, dy=self.patch, dx=self.patch)
 
-    def contribution(self, h_BChw: Tensor, step: Pass, schedule: ScaleSchedule, added_BL: Tensor | None = None) -> Tensor:
+    def contribution(
+        self, h_BChw: Tensor, step: Pass, schedule: ScaleSchedule, added_BL: Tensor | None = None
+    ) -> Tensor:
         """What one scale adds to f_hat, (B, C, H, W): linear interpolation to the final grid.
 
         added_BL: bool, False where the position must add nothing; those cells of the final grid stay exactly zero.
@@ -99,7 +113,8 @@ class BitwiseQuantizer:
         return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
 
     def next_input(self, f_hat_BCHW: Tensor, scale: Scale) -> Tensor:
-        """f_hat as the next scale reads it, (B, bits, h, w). Linear and not antialiased: so the weights were trained."""
+        """f_hat as the next scale reads it, (B, bits, h, w). Linear and not antialiased: so the weights were
+        trained."""
         size = self.cells(scale)
         if f_hat_BCHW.shape[-2:] != size:
             f_hat_BCHW = F.interpolate(f_hat_BCHW, size=size, mode="bilinear", align_corners=False)
@@ -112,8 +127,10 @@ class BitwiseQuantizer:
         """
         wanted = (self.dim, *self.cells(schedule.final))
         if f_BCHW.shape[1:] != wanted:
-            raise LatentMismatch(f"The feature map is {tuple(f_BCHW.shape[1:])}; this schedule needs {wanted}.",
-                                 "Resize the picture to the schedule's size, or choose the schedule of this model.")
+            raise LatentMismatch(
+                f"The feature map is {tuple(f_BCHW.shape[1:])}; this schedule needs {wanted}.",
+                "Resize the picture to the schedule's size, or choose the schedule of this model.",
+            )
         residual, codes = f_BCHW.float().clone(), []
         for step in schedule.passes:
             size = self.cells(step.scale)
@@ -127,9 +144,12 @@ class BitwiseQuantizer:
         return [None] * len(codes)
 
     def decode_codes(self, codes: list[Tensor], schedule: ScaleSchedule) -> Tensor:
-        """f_hat (B, C, H, W) of complete or partial codes, one (B, L, bits) tensor per pass; L = 0 for a skipped pass."""
+        """f_hat (B, C, H, W) of complete or partial codes, one (B, L, bits) tensor per pass; L = 0 for a skipped
+        pass."""
         f_hat = self.empty(len(codes[0]), schedule, codes[0].device)
         for step, codes_BLD in zip(schedule.passes, codes):
             if codes_BLD.shape[1]:
-                f_hat = f_hat + self.contribution(self.lookup(codes_BLD, step.scale), step, schedule, self.is_added(codes_BLD))
+                f_hat = f_hat + self.contribution(
+                    self.lookup(codes_BLD, step.scale), step, schedule, self.is_added(codes_BLD)
+                )
         return f_hat

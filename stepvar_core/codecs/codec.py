@@ -25,7 +25,9 @@ class Codec(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.run_on: tuple[torch.device, torch.dtype] | None = None  # where a host streams the weights to; None = where they are
+        self.run_on: tuple[torch.device, torch.dtype] | None = (
+            None  # where a host streams the weights to; None = where they are
+        )
 
     def analyse(self, x_B3HW: Tensor) -> Tensor:
         return self.encoder(x_B3HW)
@@ -65,17 +67,22 @@ class Codec(nn.Module):
     def features(self, x_B3HW: Tensor) -> Tensor:
         """Feature map f (B, C, H/stride, W/stride), float32, of pictures in [-1, 1]."""
         if not self.config.has_encoder:
-            raise CheckpointMismatch("This VAE file holds no encoder.", "Load a full VAE file to turn pictures into codes.")
+            raise CheckpointMismatch(
+                "This VAE file holds no encoder.", "Load a full VAE file to turn pictures into codes."
+            )
         return self.analyse(self._placed(x_B3HW)).float()
 
     def pixels(self, f_hat_BCHW: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), unclamped, about [-1, 1], in the decoder's dtype."""
         if not self.config.has_decoder:
-            raise CheckpointMismatch("This VAE file holds no decoder.", "Load a full VAE file to turn latents into pictures.")
+            raise CheckpointMismatch(
+                "This VAE file holds no decoder.", "Load a full VAE file to turn latents into pictures."
+            )
         if f_hat_BCHW.ndim != 4 or f_hat_BCHW.shape[1] != self.config.z_channels:
             raise LatentMismatch(
                 f"The latent is {tuple(f_hat_BCHW.shape)}; this VAE decodes (B, {self.config.z_channels}, H, W).",
-                "Connect a VAR Sampler's latent, made with the model this VAE belongs to.")
+                "Connect a VAR Sampler's latent, made with the model this VAE belongs to.",
+            )
         return self.synthesise(self._placed(f_hat_BCHW))
 
     @torch.inference_mode()
@@ -97,17 +104,20 @@ class Codec(nn.Module):
         return self.encode_all(image, schedule)[0]
 
     @torch.inference_mode()
-    def encode_all(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-        """encode's codes; per pass what the picture holds beside them, None for nothing (Result.soft); and f_hat of both."""
+    def encode_all(
+        self, image: Tensor, schedule: ScaleSchedule | None = None
+    ) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+        """encode's codes; per pass what the picture holds beside them, None for nothing (Result.soft); and f_hat of
+        both."""
         schedule = schedule or self.own_schedule()
         expected = (schedule.final.h * self.config.token_stride, schedule.final.w * self.config.token_stride, 3)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
-            raise ShapeMismatch(f"The picture is {tuple(image.shape)}; this schedule needs (B, {expected[0]}, {expected[1]}, 3).",
-                                f"Scale and crop it to {expected[1]}x{expected[0]} pixels.")
+            raise ShapeMismatch(
+                f"The picture is {tuple(image.shape)}; this schedule needs (B, {expected[0]}, {expected[1]}, 3).",
+                f"Scale and crop it to {expected[1]}x{expected[0]} pixels.",
+            )
         f_BCHW = self.features(rearrange(image, "b h w c -> b c h w") * 2 - 1)
         quantizer = self.quantizer_on(f_BCHW.device)
         codes = quantizer.encode(f_BCHW, schedule)
         soft = quantizer.soft_features(f_BCHW, codes, schedule)
         return codes, soft, quantizer.decode_codes(codes, schedule) if soft[-1] is None else f_BCHW.float()
-
-

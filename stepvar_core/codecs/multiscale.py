@@ -27,7 +27,8 @@ def only_where(added_BL: Tensor, h_BCHW: Tensor, scale: Scale) -> Tensor:
 
 
 class Phi(nn.Module):
-    """Shared refinement convolutions: h -> (1 - r) h + r conv(h), the one nearest to the scale's place in the schedule."""
+    """Shared refinement convolutions: h -> (1 - r) h + r conv(h), the one nearest to the scale's place in the
+    schedule."""
 
     def __init__(self, dim: int, count: int, ratio: float, ops=nn):
         super().__init__()
@@ -50,13 +51,15 @@ class Phi(nn.Module):
 class MultiScaleQuantizer(nn.Module):
     """Codebook and phi convolutions. Codes are ids (B, L) int64 per scale, NOTHING (-1) where nothing was added.
 
-    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi. has_residual: HART's way,
-    the last scale is added as it is, without phi, so that a continuous residual may follow its codes.
+    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi. has_residual:
+    HART's way, the last scale is added as it is, without phi, so that a continuous residual may follow its codes.
     """
 
     nothing = NOTHING
 
-    def __init__(self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn, has_residual: bool = False):
+    def __init__(
+        self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn, has_residual: bool = False
+    ):
         super().__init__()
         self.vocab_size, self.dim, self.has_residual = vocab_size, dim, has_residual
         self.embedding = ops.Embedding(vocab_size, dim)
@@ -80,11 +83,18 @@ class MultiScaleQuantizer(nn.Module):
     def check_codes(self, ids_BL: Tensor, batch: int, tokens: int, name: str) -> None:
         """Raises LatentMismatch unless the codes are ids of this quantiser, `tokens` (or none) for each picture."""
         if ids_BL.ndim != 2 or ids_BL.shape[0] != batch or ids_BL.shape[1] not in (0, tokens):
-            raise LatentMismatch(f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {tokens}).", "Use codes of the same batch and schedule.")
+            raise LatentMismatch(
+                f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {tokens}).",
+                "Use codes of the same batch and schedule.",
+            )
         if ids_BL.dtype == torch.bool or ids_BL.is_floating_point() or ids_BL.is_complex():
-            raise LatentMismatch(f"{name} are {ids_BL.dtype}; expected whole numbers.", "Use the codes of a result or of vae.encode.")
+            raise LatentMismatch(
+                f"{name} are {ids_BL.dtype}; expected whole numbers.", "Use the codes of a result or of vae.encode."
+            )
         if ids_BL.numel() and not NOTHING <= int(ids_BL.min()) <= int(ids_BL.max()) < self.vocab_size:
-            raise LatentMismatch(f"{name} are not all ids below {self.vocab_size}.", "Use codes made with this model's VAE.")
+            raise LatentMismatch(
+                f"{name} are not all ids below {self.vocab_size}.", "Use codes made with this model's VAE."
+            )
 
     def filtered(self, logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
         """Logits with -inf at the codes that must not be drawn."""
@@ -111,7 +121,9 @@ class MultiScaleQuantizer(nn.Module):
         """Probability-weighted code features (B, C, h, w): the soft step of smoothed sampling."""
         return rearrange(probs_BLV @ self.embedding.weight, "b (h w) c -> b c h w", h=scale.h)
 
-    def contribution(self, h_BChw: Tensor, step: Pass, schedule: ScaleSchedule, added_BL: Tensor | None = None) -> Tensor:
+    def contribution(
+        self, h_BChw: Tensor, step: Pass, schedule: ScaleSchedule, added_BL: Tensor | None = None
+    ) -> Tensor:
         """What one scale adds to f_hat, (B, C, H, W): bicubic to the final grid, then phi (VAR algorithm 1, line 8-9).
 
         added_BL: bool, False where the position must add nothing; those cells of the final grid stay exactly zero.
@@ -131,14 +143,17 @@ class MultiScaleQuantizer(nn.Module):
         return F.interpolate(f_hat_BCHW, size=(scale.h, scale.w), mode="area")
 
     def encode(self, f_BCHW: Tensor, schedule: ScaleSchedule) -> list[Tensor]:
-        """Codes of a feature map, one (B, L) int64 tensor per pass: nearest code of the running residual (VAR algorithm 1).
+        """Codes of a feature map, one (B, L) int64 tensor per pass: nearest code of the running residual (VAR
+        algorithm 1).
 
         Raises LatentMismatch when the map's grid is not the schedule's final one.
         """
         final = schedule.final
         if f_BCHW.shape[1:] != (self.dim, final.h, final.w):
-            raise LatentMismatch(f"The feature map is {tuple(f_BCHW.shape[1:])}; this schedule needs {(self.dim, final.h, final.w)}.",
-                                 "Resize the picture to the schedule's size, or choose the schedule of this model.")
+            raise LatentMismatch(
+                f"The feature map is {tuple(f_BCHW.shape[1:])}; this schedule needs {(self.dim, final.h, final.w)}.",
+                "Resize the picture to the schedule's size, or choose the schedule of this model.",
+            )
         residual, codes = f_BCHW.float().clone(), []
         book_VC = self.embedding.weight.float()
         book_norm_V = book_VC.square().sum(-1)
@@ -151,7 +166,8 @@ class MultiScaleQuantizer(nn.Module):
         return codes
 
     def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
-        """Per pass what a feature map holds beside its codes: with residuals, all that the scales before the last left over, (B, C, h, w)."""
+        """Per pass what a feature map holds beside its codes: with residuals, all that the scales before the last
+        left over, (B, C, h, w)."""
         if not self.has_residual:
             return [None] * len(codes)
         earlier = self.decode_codes(codes[:-1], schedule) if len(codes) > 1 else 0
@@ -162,5 +178,7 @@ class MultiScaleQuantizer(nn.Module):
         f_hat = self.empty(len(codes[0]), schedule, codes[0].device)
         for step, ids_BL in zip(schedule.passes, codes):
             if ids_BL.shape[1]:
-                f_hat = f_hat + self.contribution(self.lookup(ids_BL, step.scale), step, schedule, self.is_added(ids_BL))
+                f_hat = f_hat + self.contribution(
+                    self.lookup(ids_BL, step.scale), step, schedule, self.is_added(ids_BL)
+                )
         return f_hat

@@ -56,8 +56,13 @@ class VQVAE(Codec):
         if config.has_encoder:
             self.encoder = Encoder(config, ops)
             self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
-        self.quantize = MultiScaleQuantizer(config.vocab_size, config.z_channels, config.share_quant_resi, config.quant_resi,
-                                            has_residual=config.has_residual)
+        self.quantize = MultiScaleQuantizer(
+            config.vocab_size,
+            config.z_channels,
+            config.share_quant_resi,
+            config.quant_resi,
+            has_residual=config.has_residual,
+        )
         if config.has_decoder:
             self.post_quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
             self.decoder = Decoder(config, ops)
@@ -82,10 +87,16 @@ HYBRID = "var_hybrid"  # what config.json of a HART tokenizer calls its quantise
 def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
     said = settings(checkpoint, overrides)
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
-    sizes = dict(z_channels=dim, vocab_size=vocab_size, quant_resi=float(said("quant_resi", 0.5)),
-                 share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
-                 norm_groups=int(said("norm_groups", 32)), has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
-                 has_decoder="decoder.conv_in.weight" in checkpoint.tensors, has_residual=said("quantizer_type") == HYBRID)
+    sizes = dict(
+        z_channels=dim,
+        vocab_size=vocab_size,
+        quant_resi=float(said("quant_resi", 0.5)),
+        share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
+        norm_groups=int(said("norm_groups", 32)),
+        has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
+        has_decoder="decoder.conv_in.weight" in checkpoint.tensors,
+        has_residual=said("quantizer_type") == HYBRID,
+    )
     if said("patch_nums", None):
         sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))
     if sizes["has_encoder"]:

@@ -35,18 +35,73 @@ PACKAGES = {
 
 # emojibase names; few, filled, unlike each other: a small model draws 44 classes it has seen often better than 349
 CLASSES = (
-    "monkey face", "dog face", "fox", "cat face", "lion", "tiger face", "cow face", "pig face", "rabbit face", "bear",
-    "koala", "panda", "penguin", "owl", "frog", "turtle", "spouting whale", "tropical fish", "crab", "butterfly",
-    "lady beetle", "sunflower", "cactus", "four leaf clover", "mushroom", "watermelon", "lemon", "banana", "red apple",
-    "pear", "strawberry", "avocado", "eggplant", "french fries", "hamburger", "pizza", "popcorn", "doughnut",
-    "bus", "automobile", "tractor", "sailboat", "rocket", "flying saucer",
+    "monkey face",
+    "dog face",
+    "fox",
+    "cat face",
+    "lion",
+    "tiger face",
+    "cow face",
+    "pig face",
+    "rabbit face",
+    "bear",
+    "koala",
+    "panda",
+    "penguin",
+    "owl",
+    "frog",
+    "turtle",
+    "spouting whale",
+    "tropical fish",
+    "crab",
+    "butterfly",
+    "lady beetle",
+    "sunflower",
+    "cactus",
+    "four leaf clover",
+    "mushroom",
+    "watermelon",
+    "lemon",
+    "banana",
+    "red apple",
+    "pear",
+    "strawberry",
+    "avocado",
+    "eggplant",
+    "french fries",
+    "hamburger",
+    "pizza",
+    "popcorn",
+    "doughnut",
+    "bus",
+    "automobile",
+    "tractor",
+    "sailboat",
+    "rocket",
+    "flying saucer",
 )
 # upstream keeps flags, people and some trademarked signs back; these groups hold none of them
-OPEN_SUBGROUPS = frozenset((
-    "animal-mammal", "animal-bird", "animal-amphibian", "animal-reptile", "animal-marine", "animal-bug", "plant-flower",
-    "plant-other", "food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-sweet", "drink",
-    "transport-ground", "transport-water", "transport-air",
-))
+OPEN_SUBGROUPS = frozenset(
+    (
+        "animal-mammal",
+        "animal-bird",
+        "animal-amphibian",
+        "animal-reptile",
+        "animal-marine",
+        "animal-bug",
+        "plant-flower",
+        "plant-other",
+        "food-fruit",
+        "food-vegetable",
+        "food-prepared",
+        "food-asian",
+        "food-sweet",
+        "drink",
+        "transport-ground",
+        "transport-water",
+        "transport-air",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +125,8 @@ FEW_PATTERNS = Patterns(share=0.5, waves=(3.0, 3.0), depth=(0.3, 0.3), direction
 
 @dataclass(frozen=True)
 class Artwork:
-    """sprites_N4HW: float32, colour already multiplied by alpha, alpha last. labels: {name, aliases, emoji} per class."""
+    """sprites_N4HW: float32, colour already multiplied by alpha, alpha last. labels: {name, aliases, emoji} per
+    class."""
 
     sprites_N4HW: Tensor
     labels: list[dict]
@@ -87,14 +143,20 @@ def fetch(work: Path) -> dict[str, Path]:
         if not folder.is_dir():
             log.info("fetching %s with npm", package)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            run = subprocess.run(["npm", "pack", package, "--json", "--pack-destination", str(folder.parent)],
-                                 check=True, capture_output=True, text=True)
+            run = subprocess.run(
+                ["npm", "pack", package, "--json", "--pack-destination", str(folder.parent)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             # older npm clients report scoped packages under a name the file does not have
             name = json.loads(run.stdout)[0]["filename"].replace("@", "").replace("/", "-")
             tarball = folder.parent / name
             found = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
             if found != digest:
-                raise RuntimeError(f"{package} arrived with sha512 {found[:12]}..., expected {digest[:12]}...: not the pinned release.")
+                raise RuntimeError(
+                    f"{package} arrived with sha512 {found[:12]}..., expected {digest[:12]}...: not the pinned release."
+                )
             with tarfile.open(tarball) as archive:
                 archive.extractall(folder, filter="data")
         folders[package.rsplit("@", 1)[0]] = folder / "package"
@@ -102,7 +164,8 @@ def fetch(work: Path) -> dict[str, Path]:
 
 
 def load_artwork(work: Path, names=CLASSES) -> Artwork:
-    """Sprites and labels of the classes, in the order of `names`. Raises KeyError for a name that is not openly licensed."""
+    """Sprites and labels of the classes, in the order of `names`. Raises KeyError for a name that is not openly
+    licensed."""
     folders = fetch(work)
     emoji_folder = folders["emojibase-data"]
     subgroups = json.loads((emoji_folder / "meta" / "groups.json").read_text(encoding="utf-8"))["subgroups"]
@@ -112,22 +175,32 @@ def load_artwork(work: Path, names=CLASSES) -> Artwork:
     for name in names:
         entry = emojis[name]
         # the Iconify set is built from the openly licensed upstream; the picture package holds more than that
-        if re.sub(r"[^a-z0-9]+", "-", name.lower()) not in icons or subgroups[str(entry["subgroup"])] not in OPEN_SUBGROUPS:
+        if (
+            re.sub(r"[^a-z0-9]+", "-", name.lower()) not in icons
+            or subgroups[str(entry["subgroup"])] not in OPEN_SUBGROUPS
+        ):
             raise KeyError(f"{name} is not in the openly licensed set; choose another class.")
         sprites.append(_read_sprite(folders["@lobehub/fluent-emoji-3d"] / "assets", entry["hexcode"].lower()))
     return Artwork(torch.stack(sprites), label_entries([emojis[n] for n in names]))
 
 
 def label_entries(entries: list[dict]) -> list[dict]:
-    """{name, aliases, emoji} of emojibase entries; an alias belongs to one class only, so a search word is never ambiguous."""
+    """{name, aliases, emoji} of emojibase entries; an alias belongs to one class only, so a search word is never
+    ambiguous."""
     words = [[t for t in ([e["label"].removesuffix(" face")] + e.get("tags", [])) if t != e["label"]] for e in entries]
     names = {e["label"] for e in entries}
     owners = {}
     for i, tags in enumerate(words):
         for tag in tags:
             owners.setdefault(tag, set()).add(i)
-    return [{"name": e["label"], "aliases": [t for t in dict.fromkeys(tags) if len(owners[t]) == 1 and t not in names and not t.isdigit()],
-             "emoji": e["emoji"]} for e, tags in zip(entries, words)]
+    return [
+        {
+            "name": e["label"],
+            "aliases": [t for t in dict.fromkeys(tags) if len(owners[t]) == 1 and t not in names and not t.isdigit()],
+            "emoji": e["emoji"],
+        }
+        for e, tags in zip(entries, words)
+    ]
 
 
 def _read_sprite(folder: Path, code: str) -> Tensor:
@@ -140,7 +213,7 @@ def _read_sprite(folder: Path, code: str) -> Tensor:
         x = torch.from_numpy(np.asarray(picture.convert("RGBA")).copy()).permute(2, 0, 1).float() / 255
     edge = min(x.shape[1:])
     top, left = (x.shape[1] - edge) // 2, (x.shape[2] - edge) // 2
-    x = x[:, top:top + edge, left:left + edge]
+    x = x[:, top : top + edge, left : left + edge]
     x = torch.cat([x[:3] * x[3:], x[3:]])  # before any resize, else dark fringes are learnt
     return F.interpolate(x[None], size=(SPRITE_SIZE, SPRITE_SIZE), mode="area")[0]
 
@@ -160,8 +233,13 @@ def turned(x: Tensor, y: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
 
-def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, patterns: Patterns = ANY_PATTERN,
-                avoid_N3: Tensor | None = None) -> Tensor:
+def backgrounds(
+    n: int,
+    generator: torch.Generator,
+    size: int = IMAGE_SIZE,
+    patterns: Patterns = ANY_PATTERN,
+    avoid_N3: Tensor | None = None,
+) -> Tensor:
     """Two-colour gradients (n, 3, size, size) in 0..1, linear or radial, some with a pattern.
 
     avoid_N3: colours to stay away from; of three hues the one that differs most is taken.
@@ -171,8 +249,14 @@ def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, patt
         hues_3N = torch.stack([hue, *(uniform(n, 0, 1, generator) for _ in range(2))])
         colours_3NC = torch.stack([hsv_to_rgb(h, torch.full((n,), 0.4), torch.full((n,), 0.8)) for h in hues_3N])
         hue = hues_3N.gather(0, (colours_3NC - avoid_N3).square().sum(2).argmax(0)[None])[0]
-    colours = [hsv_to_rgb(hue + uniform(n, -0.1, 0.1, generator) * i, uniform(n, 0.15, 0.65, generator),
-                          uniform(n, 0.6, 1.0, generator)) for i in (0, 1)]
+    colours = [
+        hsv_to_rgb(
+            hue + uniform(n, -0.1, 0.1, generator) * i,
+            uniform(n, 0.15, 0.65, generator),
+            uniform(n, 0.6, 1.0, generator),
+        )
+        for i in (0, 1)
+    ]
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     turn = uniform(n, 0, 1, generator)[:, None, None]
     along, across = turned(x, y, turn)
@@ -191,11 +275,19 @@ def backgrounds(n: int, generator: torch.Generator, size: int = IMAGE_SIZE, patt
     return picture * (1 - depth[:, None, None, None] * (pattern * 6).sigmoid()[:, None])
 
 
-def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, size: int = IMAGE_SIZE, variety: float = 1.0,
-            patterns: Patterns = ANY_PATTERN) -> Tensor:
-    """Pictures (B, 3, size, size) in -1..1: each sprite turned, moved and scaled a little, over a shadow and a background.
+def compose(
+    sprites_N4HW: Tensor,
+    ids_B: Tensor,
+    generator: torch.Generator,
+    size: int = IMAGE_SIZE,
+    variety: float = 1.0,
+    patterns: Patterns = ANY_PATTERN,
+) -> Tensor:
+    """Pictures (B, 3, size, size) in -1..1: each sprite turned, moved and scaled a little, over a shadow and a
+    background.
 
-    sprites_N4HW: twice as large as the pictures. variety: how far they are turned, moved and scaled; 1 = fully, 0 = never.
+    sprites_N4HW: twice as large as the pictures. variety: how far they are turned, moved and scaled; 1 = fully, 0 =
+    never.
     """
     n = len(ids_B)
     zoom = 0.94 + variety * uniform(n, -0.1, 0.1, generator)
@@ -217,7 +309,14 @@ def compose(sprites_N4HW: Tensor, ids_B: Tensor, generator: torch.Generator, siz
     return (layer[:, :3] + picture * (1 - alpha)).clamp(0, 1) * 2 - 1
 
 
-def endless(artwork: Artwork, batch: int, seed: int, variety: float = 1.0, size: int = IMAGE_SIZE, patterns: Patterns = ANY_PATTERN):
+def endless(
+    artwork: Artwork,
+    batch: int,
+    seed: int,
+    variety: float = 1.0,
+    size: int = IMAGE_SIZE,
+    patterns: Patterns = ANY_PATTERN,
+):
     """Yields (pictures, class ids) for ever; every class once before any class twice."""
     sprites_N4HW = F.avg_pool2d(artwork.sprites_N4HW, SPRITE_SIZE // (2 * size))
     generator = torch.Generator().manual_seed(seed)

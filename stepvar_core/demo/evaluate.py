@@ -29,8 +29,13 @@ class Classifier(nn.Module):
     def __init__(self, classes: int, ops=nn):
         super().__init__()
         widths = (3, 24, 48, 96, 160)
-        self.body = nn.Sequential(*(layer for a, b in zip(widths, widths[1:]) for layer in
-                                    (ops.Conv2d(a, b, 3, stride=2, padding=1), ops.GroupNorm(8, b), nn.ReLU())))
+        self.body = nn.Sequential(
+            *(
+                layer
+                for a, b in zip(widths, widths[1:])
+                for layer in (ops.Conv2d(a, b, 3, stride=2, padding=1), ops.GroupNorm(8, b), nn.ReLU())
+            )
+        )
         self.head = ops.Linear(widths[-1] * 4, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,22 +46,34 @@ def spoil(x_B3HW: Tensor, generator: torch.Generator) -> Tensor:
     """Blurs a third of a batch and adds noise: the judge must look at shapes, not punish a soft decoder alone."""
     third = len(x_B3HW) // 3
     for _ in range(int(torch.randint(1, 4, (), generator=generator))):
-        x_B3HW = torch.cat([F.avg_pool2d(x_B3HW[:third], 3, stride=1, padding=1, count_include_pad=False), x_B3HW[third:]])
+        x_B3HW = torch.cat(
+            [F.avg_pool2d(x_B3HW[:third], 3, stride=1, padding=1, count_include_pad=False), x_B3HW[third:]]
+        )
     return x_B3HW + 0.15 * torch.rand((), generator=generator) * torch.randn(x_B3HW.shape, generator=generator)
 
 
 def train_classifier(work: Path, artwork: Artwork, minutes: float, seed: int = 7) -> Classifier:
     torch.manual_seed(seed)
     judge = Classifier(len(artwork.labels))
-    stage = Stage("classifier", work, judge, torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01), minutes, ema_decay=0.99)
-    pictures, generator = endless(artwork, 32, seed + 1000 * stage.steps, VARIETY), torch.Generator().manual_seed(seed + stage.steps)
+    stage = Stage(
+        "classifier",
+        work,
+        judge,
+        torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.01),
+        minutes,
+        ema_decay=0.99,
+    )
+    pictures, generator = (
+        endless(artwork, 32, seed + 1000 * stage.steps, VARIETY),
+        torch.Generator().manual_seed(seed + stage.steps),
+    )
 
     def step(stage: Stage):
         x, labels = next(pictures)
         crops = []
         for _ in range(2):  # drawing a picture costs more than reading two crops of it
             top, left = torch.randint(OFFSETS[0], OFFSETS[-1] + 1, (2,), generator=generator).tolist()
-            crops.append(spoil(x[:, :, top:top + CROP, left:left + CROP], generator))
+            crops.append(spoil(x[:, :, top : top + CROP, left : left + CROP], generator))
         labels = labels.repeat(2)
         logits = judge(torch.cat(crops))
         loss = F.cross_entropy(logits, labels)
@@ -70,14 +87,16 @@ def train_classifier(work: Path, artwork: Artwork, minutes: float, seed: int = 7
 
 def nine_crops(x_B3HW: Tensor) -> list[Tensor]:
     """Of pictures (B, 3, PICTURE, PICTURE)."""
-    return [x_B3HW[:, :, top:top + CROP, left:left + CROP] for top in OFFSETS for left in OFFSETS]
+    return [x_B3HW[:, :, top : top + CROP, left : left + CROP] for top in OFFSETS for left in OFFSETS]
 
 
 def accuracy(judge: Classifier, x_B3HW: Tensor, labels_B: Tensor) -> dict[str, float]:
     """Shares recognised: of pictures by the mean vote of nine crops, and of single crops, the harder test."""
     votes_NBK = torch.stack([judge(crop).softmax(-1) for crop in nine_crops(x_B3HW)])
-    return {"pictures": round(float((votes_NBK.mean(0).argmax(-1) == labels_B).float().mean()), 3),
-            "crops": round(float((votes_NBK.argmax(-1) == labels_B).float().mean()), 3)}
+    return {
+        "pictures": round(float((votes_NBK.mean(0).argmax(-1) == labels_B).float().mean()), 3),
+        "crops": round(float((votes_NBK.argmax(-1) == labels_B).float().mean()), 3),
+    }
 
 
 @torch.inference_mode()
@@ -98,26 +117,38 @@ def measure_vae(vae: VQVAE, judge: Classifier, artwork: Artwork, batches: int = 
     hits = torch.bincount(torch.cat([torch.cat(i, 1).flatten() for i in ids]), minlength=CONFIG.vocab_size).float()
     share = hits / hits.sum()
     return {
-        "measured_pictures": len(x), "psnr_db": round(psnr(y, x), 2),
+        "measured_pictures": len(x),
+        "psnr_db": round(psnr(y, x), 2),
         "psnr_unquantised_db": round(psnr(torch.cat(continuous), xs[0]), 2),
         "box_mean_error": round(float((F.avg_pool2d(x, 32) - F.avg_pool2d(y, 32)).abs().mean()), 4),
-        "codes_used": int((hits > 0).sum()), "perplexity": round(float((-(share * share.clamp(min=1e-12).log()).sum()).exp()), 1),
+        "codes_used": int((hits > 0).sum()),
+        "perplexity": round(float((-(share * share.clamp(min=1e-12).log()).sum()).exp()), 1),
         "codes_per_scale": [len(torch.cat([i[n].flatten() for i in ids]).unique()) for n in range(len(schedule))],
         "psnr_to_full_after_scale_db": [round(sum(t) / len(t), 1) for t in zip(*truncated)],
-        "recognised_originals": accuracy(judge, x, label), "recognised_reconstructions": accuracy(judge, y, label),
+        "recognised_originals": accuracy(judge, x, label),
+        "recognised_reconstructions": accuracy(judge, y, label),
     }
 
 
 @torch.inference_mode()
-def measure_var(model: VAR, vae: VQVAE, judge: Classifier, artwork: Artwork, settings: list[dict], per_class: int = 2) -> dict:
+def measure_var(
+    model: VAR, vae: VQVAE, judge: Classifier, artwork: Artwork, settings: list[dict], per_class: int = 2
+) -> dict:
     """Cross-entropy per scale in nats on fresh pictures, and the judge's accuracy on samples for each of `settings`."""
     schedule = ScaleSchedule.square(CONFIG.patch_nums)
-    pictures, generator = endless(artwork, len(artwork.labels), 54321, VARIETY, patterns=FEW_PATTERNS), torch.Generator().manual_seed(0)
+    pictures, generator = (
+        endless(artwork, len(artwork.labels), 54321, VARIETY, patterns=FEW_PATTERNS),
+        torch.Generator().manual_seed(0),
+    )
     entropies = []
     for _ in range(3):
         x, labels = next(pictures)
         inputs, ids = tokens(vae, x, schedule, generator, noisy=0.0)
-        entropies.append(F.cross_entropy(model.teacher_forced(labels, inputs).flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape))
+        entropies.append(
+            F.cross_entropy(model.teacher_forced(labels, inputs).flatten(0, 1), ids.flatten(), reduction="none").view(
+                ids.shape
+            )
+        )
     entropy_BL = torch.cat(entropies)
     labels = torch.arange(len(artwork.labels)).repeat(per_class)
     samples = []
@@ -125,6 +156,9 @@ def measure_var(model: VAR, vae: VQVAE, judge: Classifier, artwork: Artwork, set
         found = accuracy(judge, generate(model, vae, labels, seed=11, **options), labels)
         log.info("samples %s: %s", options, found)
         samples.append({**options, "recognised": found})
-    return {"cross_entropy_nats": round(float(entropy_BL.mean()), 3),
-            "cross_entropy_per_scale": [round(float(v), 2) for v in per_scale(entropy_BL, schedule)],
-            "samples_per_setting": len(labels), "samples": samples}
+    return {
+        "cross_entropy_nats": round(float(entropy_BL.mean()), 3),
+        "cross_entropy_per_scale": [round(float(v), 2) for v in per_scale(entropy_BL, schedule)],
+        "samples_per_setting": len(labels),
+        "samples": samples,
+    }

@@ -76,8 +76,8 @@ def work_together(pool: ThreadPoolExecutor, workers: Sequence[Worker], *argument
 class Stage:
     """One time-boxed training run of `module`.
 
-    minutes: training time in all, over every resumption, in processor time per thread: on a machine busy with other work a
-    stage takes longer and ends as well trained. rate: learning-rate factor of the progress in 0..1.
+    minutes: training time in all, over every resumption, in processor time per thread: on a machine busy with other
+    work a stage takes longer and ends as well trained. rate: learning-rate factor of the progress in 0..1.
     ema: a second copy of the weights, averaged; it is what later stages and the export use.
     """
 
@@ -104,8 +104,15 @@ class Stage:
             saved = torch.load(self.path, weights_only=True)
             self.module.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.ema, self.steps, self.pictures, self.seconds = saved["ema"], saved["steps"], saved["pictures"], saved["seconds"]
-            log.info("%s: resumed at step %d, %.1f of %.1f minutes", self.name, self.steps, self.seconds / 60, self.minutes)
+            self.ema, self.steps, self.pictures, self.seconds = (
+                saved["ema"],
+                saved["steps"],
+                saved["pictures"],
+                saved["seconds"],
+            )
+            log.info(
+                "%s: resumed at step %d, %.1f of %.1f minutes", self.name, self.steps, self.seconds / 60, self.minutes
+            )
 
     @property
     def path(self) -> Path:
@@ -117,12 +124,22 @@ class Stage:
 
     def save(self) -> None:
         part = self.path.with_suffix(".part")
-        torch.save({"module": self.module.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict(),
-                    "steps": self.steps, "pictures": self.pictures, "seconds": self.seconds}, part)
+        torch.save(
+            {
+                "module": self.module.state_dict(),
+                "ema": self.ema,
+                "optimizer": self.optimizer.state_dict(),
+                "steps": self.steps,
+                "pictures": self.pictures,
+                "seconds": self.seconds,
+            },
+            part,
+        )
         part.replace(self.path)
 
     def run(self, step: Callable[[Stage], tuple[Tensor, int, dict[str, float]]]) -> None:
-        """Calls step(stage) -> (loss, pictures, numbers to log), which leaves gradients in the module, until the time is spent."""
+        """Calls step(stage) -> (loss, pictures, numbers to log), which leaves gradients in the module, until the time
+        is spent."""
         saved = logged = time.monotonic()
         shown = self.seconds
         limit = threads = torch.get_num_threads()
@@ -145,8 +162,17 @@ class Stage:
             if now - logged > LOG_SECONDS:
                 logged = now
                 threads = choose_threads(limit) if self.is_threaded else limit
-                log.info("%s %4.1f/%.0f min step %d, %d pictures (%.1f/s, %d threads) %s", self.name, self.seconds / 60, self.minutes, self.steps,
-                         self.pictures, self.pictures / self.seconds, threads, " ".join(f"{k} {v:.3f}" for k, v in self.averages.items()))
+                log.info(
+                    "%s %4.1f/%.0f min step %d, %d pictures (%.1f/s, %d threads) %s",
+                    self.name,
+                    self.seconds / 60,
+                    self.minutes,
+                    self.steps,
+                    self.pictures,
+                    self.pictures / self.seconds,
+                    threads,
+                    " ".join(f"{k} {v:.3f}" for k, v in self.averages.items()),
+                )
             if now - saved > SAVE_SECONDS:
                 saved = now
                 self.save()

@@ -23,25 +23,52 @@ log = logging.getLogger(__name__)
 
 # what a user gets without touching a widget; chosen by looking at sheets and by the classifier
 DEFAULTS = {"cfg": 2.0, "temperature": 1.0, "top_k": 200, "top_p": 0.95}
-SETTINGS = [{"cfg": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 0.0},
-            *({**DEFAULTS, "cfg": cfg} for cfg in (0.0, 1.0, 2.0, 3.0, 5.0)),
-            {"cfg": 2.0, "temperature": 1.0, "top_k": 1, "top_p": 0.0}]
-ORIGIN = "Trained for this project on 3D emoji artwork (c) Microsoft Corporation, MIT; names from emojibase (c) Miles Johnson, MIT. See NOTICE."
-FLOAT32 = ("word_embed.", "class_emb.", "pos_", "lvl_embed.")  # the inputs: half precision would move what every block reads
+SETTINGS = [
+    {"cfg": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 0.0},
+    *({**DEFAULTS, "cfg": cfg} for cfg in (0.0, 1.0, 2.0, 3.0, 5.0)),
+    {"cfg": 2.0, "temperature": 1.0, "top_k": 1, "top_p": 0.0},
+]
+ORIGIN = (
+    "Trained for this project on 3D emoji artwork (c) Microsoft Corporation, MIT; names from emojibase "
+    "(c) Miles Johnson, MIT. See NOTICE."
+)
+FLOAT32 = (
+    "word_embed.",
+    "class_emb.",
+    "pos_",
+    "lvl_embed.",
+)  # the inputs: half precision would move what every block reads
 
 
 def export_vae(path: Path, state: dict[str, Tensor]) -> None:
     config = vae.CONFIG
-    metadata = {"family": "vqvae", "norm_groups": config.norm_groups, "patch_nums": config.patch_nums, "quant_resi": config.quant_resi,
-                "ch_mult": config.ch_mult, "licence": "MIT", "origin": ORIGIN}
+    metadata = {
+        "family": "vqvae",
+        "norm_groups": config.norm_groups,
+        "patch_nums": config.patch_nums,
+        "quant_resi": config.quant_resi,
+        "ch_mult": config.ch_mult,
+        "licence": "MIT",
+        "origin": ORIGIN,
+    }
     tensors = {k: (v.float() if k.startswith("quantize.") else v.half()).contiguous() for k, v in state.items()}
     _write(path, tensors, metadata)
 
 
 def export_var(path: Path, state: dict[str, Tensor], artwork: Artwork) -> None:
     config = transformer.config(len(artwork.labels))
-    metadata = {"family": "var", "patch_nums": config.patch_nums, "depth": config.depth, "width": config.width, "num_heads": config.heads,
-                "num_classes": config.num_classes, "labels": artwork.labels, "defaults": DEFAULTS, "licence": "MIT", "origin": ORIGIN}
+    metadata = {
+        "family": "var",
+        "patch_nums": config.patch_nums,
+        "depth": config.depth,
+        "width": config.width,
+        "num_heads": config.heads,
+        "num_classes": config.num_classes,
+        "labels": artwork.labels,
+        "defaults": DEFAULTS,
+        "licence": "MIT",
+        "origin": ORIGIN,
+    }
     tensors = {k: (v.float() if k.startswith(FLOAT32) else v.half()).contiguous() for k, v in state.items()}
     _write(path, tensors, metadata)
 
@@ -58,14 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".demo-work"), help="cache of pictures and checkpoints")
     parser.add_argument("--out", type=Path, default=MODEL_FILE.parent, help="where the two weight files go")
-    parser.add_argument("--minutes", type=float, nargs=4, default=(25, 105, 30, 4), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER"))
+    parser.add_argument(
+        "--minutes", type=float, nargs=4, default=(25, 105, 30, 4), metavar=("VAE", "VAR", "DECODER", "CLASSIFIER")
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(arguments.threads)
     vae_minutes, var_minutes, decoder_minutes, classifier_minutes = arguments.minutes
 
-    log.info("Pictures: 3D emoji artwork (c) Microsoft Corporation (MIT), packaged by LobeHub (MIT); names: emojibase (MIT).")
+    log.info(
+        "Pictures: 3D emoji artwork (c) Microsoft Corporation (MIT), packaged by LobeHub (MIT); names: emojibase (MIT)."
+    )
     work, out = arguments.work, arguments.out
     out.mkdir(parents=True, exist_ok=True)
     artwork = load_artwork(work)
@@ -79,10 +110,21 @@ def main() -> None:
     export_var(out / MODEL_FILE.name, transformer.weights(model), artwork)
     tuned = vae.train_decoder(work, artwork, small, decoder_minutes)
     export_vae(out / VAE_FILE.name, state | tuned.ema)
-    report(out, work, artwork, judge, {
-        "vae": {"trained_pictures": trained.pictures, "minutes": round(trained.seconds / 60, 1), "before_decoder_training": before},
-        "var": {"pictures": model.pictures, "minutes": round(model.seconds / 60, 1)},
-        "decoder": {"pictures": tuned.pictures, "minutes": round(tuned.seconds / 60, 1)}})
+    report(
+        out,
+        work,
+        artwork,
+        judge,
+        {
+            "vae": {
+                "trained_pictures": trained.pictures,
+                "minutes": round(trained.seconds / 60, 1),
+                "before_decoder_training": before,
+            },
+            "var": {"pictures": model.pictures, "minutes": round(model.seconds / 60, 1)},
+            "decoder": {"pictures": tuned.pictures, "minutes": round(tuned.seconds / 60, 1)},
+        },
+    )
 
 
 def report(out: Path, work: Path, artwork: Artwork, judge: evaluate.Classifier, numbers: dict) -> None:

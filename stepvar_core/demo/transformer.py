@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 DEPTH, WIDTH, HEADS = 6, 192, 6
 DROP_CLASS = 0.1
 NOISY, NOISE = 0.6, 0.2
-# scales of the prefix: (batch of a worker, share of the steps early, late). The first scales decide what the picture shows and cost
+# scales of the prefix: (batch of a worker, share of the steps early, late). The first scales decide what the picture
+# shows and cost
 # a fraction of the whole; what ships predicts all ten, so whole pictures lead at the end
 MENU = {7: (16, 0.3, 0.0), 8: (10, 0.35, 0.2), 10: (5, 0.35, 0.8)}
 WHOLE_FROM = 0.4
@@ -35,8 +36,16 @@ VARIETY = 0.5  # of the poses the VAE has seen: a class needs fewer visits befor
 
 
 def config(classes: int) -> VARConfig:
-    return VARConfig(patch_nums=VAE_CONFIG.patch_nums, depth=DEPTH, width=WIDTH, heads=HEADS, vocab_size=VAE_CONFIG.vocab_size,
-                     code_dim=VAE_CONFIG.z_channels, num_classes=classes, shared_aln=True)
+    return VARConfig(
+        patch_nums=VAE_CONFIG.patch_nums,
+        depth=DEPTH,
+        width=WIDTH,
+        heads=HEADS,
+        vocab_size=VAE_CONFIG.vocab_size,
+        code_dim=VAE_CONFIG.z_channels,
+        num_classes=classes,
+        shared_aln=True,
+    )
 
 
 class PrefixAttention:
@@ -69,7 +78,9 @@ class TeacherForced(nn.Module):
 
     def forward(self, labels_B: Tensor, inputs_BLC: Tensor, schedule: ScaleSchedule) -> Tensor:
         model = self.model
-        run = model.begin(ClassCondition(labels_B), None, PrefixAttention([s.tokens for s in schedule]), labels_B.device)
+        run = model.begin(
+            ClassCondition(labels_B), None, PrefixAttention([s.tokens for s in schedule]), labels_B.device
+        )
         start = run.condition_R1C + model.pos_start
         x = torch.cat([start, model.word_embed(inputs_BLC.to(model.dtype))], dim=1) + model.positions(schedule, start)
         return model.logits(run, model.blocks_forward(run, x), run.rows)
@@ -106,7 +117,7 @@ def tokens(vae: VQVAE, x_B3HW: Tensor, schedule: ScaleSchedule, generator: torch
     codes_VC = quantizer.embedding.weight
     pick = slips(len(f), generator, NOISE, noisy)
     f_hat, inputs, ids = torch.zeros_like(f), [], []
-    for step in full.passes[:len(schedule)]:
+    for step in full.passes[: len(schedule)]:
         side = (step.scale.h, step.scale.w)
         z = F.interpolate(f - f_hat, size=side, mode="area") if step.scale != full.final else f - f_hat
         near_NK = near(codes_VC, rearrange(z, "b c h w -> (b h w) c"))
@@ -115,7 +126,9 @@ def tokens(vae: VQVAE, x_B3HW: Tensor, schedule: ScaleSchedule, generator: torch
         f_hat = f_hat + quantizer.contribution(quantizer.lookup(used, step.scale), step, full)
         if step.index + 1 < len(schedule):
             following = schedule.scales[step.index + 1]
-            inputs.append(rearrange(F.interpolate(f_hat, size=(following.h, following.w), mode="area"), "b c h w -> b (h w) c"))
+            inputs.append(
+                rearrange(F.interpolate(f_hat, size=(following.h, following.w), mode="area"), "b c h w -> b (h w) c")
+            )
     return torch.cat(inputs, 1), torch.cat(ids, 1)
 
 
@@ -133,7 +146,9 @@ class PrefixWorker(Worker):
     def __init__(self, stage: Stage, artwork: Artwork, vae: VQVAE, seed: int):
         super().__init__(stage)
         self.vae, self.classes = vae, len(artwork.labels)
-        self.streams = {n: endless(artwork, batch, seed + n, VARIETY, SMALL_SIZE, FEW_PATTERNS) for n, (batch, _, _) in MENU.items()}
+        self.streams = {
+            n: endless(artwork, batch, seed + n, VARIETY, SMALL_SIZE, FEW_PATTERNS) for n, (batch, _, _) in MENU.items()
+        }
         self.generator = torch.Generator().manual_seed(seed)
 
     def gradients(self, scales: int):
@@ -146,10 +161,14 @@ class PrefixWorker(Worker):
         logits = self.copy(labels, inputs, schedule)
         entropy_BL = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
         # per token 1 / edge: half of all tokens are in the last two scales, but the first ones decide what is shown
-        weight_L = torch.cat([torch.full((s.tokens,), s.h ** -0.5) for s in schedule])
+        weight_L = torch.cat([torch.full((s.tokens,), s.h**-0.5) for s in schedule])
         loss = (entropy_BL * weight_L).sum(1).mean() / weight_L.sum()
         parts = per_scale(entropy_BL.detach(), schedule)
-        return self.gradients_of(loss), loss.detach(), {f"s{n}": float(parts[n - 1]) for n in (1, 3, 5, 7, 8, 10) if n <= scales}
+        return (
+            self.gradients_of(loss),
+            loss.detach(),
+            {f"s{n}": float(parts[n - 1]) for n in (1, 3, 5, 7, 8, 10) if n <= scales},
+        )
 
 
 def train(work: Path, artwork: Artwork, vae: VQVAE, minutes: float, seed: int = 2) -> Stage:
@@ -162,10 +181,23 @@ def train(work: Path, artwork: Artwork, vae: VQVAE, minutes: float, seed: int = 
     groups = {False: [], True: []}
     for name, p in teacher.named_parameters():
         groups[any(u in name for u in undecayed) or "emb" in name].append(p)
-    optimizer = torch.optim.AdamW([{"params": groups[False], "weight_decay": 0.03}, {"params": groups[True], "weight_decay": 0.0}],
-                                  lr=1e-3, betas=(0.9, 0.95))
-    stage = Stage("var", work, teacher, optimizer, minutes, rate=hold_then_linear, clip=2.0, ema_decay=0.997, is_threaded=False,
-                  show=lambda s: _look(s, artwork, vae))
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[False], "weight_decay": 0.03}, {"params": groups[True], "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.95),
+    )
+    stage = Stage(
+        "var",
+        work,
+        teacher,
+        optimizer,
+        minutes,
+        rate=hold_then_linear,
+        clip=2.0,
+        ema_decay=0.997,
+        is_threaded=False,
+        show=lambda s: _look(s, artwork, vae),
+    )
     workers = [PrefixWorker(stage, artwork, vae, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
     generator = torch.Generator().manual_seed(seed + stage.steps)
 
@@ -199,5 +231,7 @@ def generate(model: VAR, vae: VQVAE, labels, **options) -> Tensor:
 
 def _look(stage: Stage, artwork: Artwork, vae: VQVAE) -> None:
     model = restored(weights(stage), len(artwork.labels))
-    x = generate(model, vae, list(range(0, len(artwork.labels), 2)) * 2, cfg=2.0, top_k=50, top_p=0.9, temperature=0.9, seed=4)
+    x = generate(
+        model, vae, list(range(0, len(artwork.labels), 2)) * 2, cfg=2.0, top_k=50, top_p=0.9, temperature=0.9, seed=4
+    )
     save_sheet(stage.work / "var_sheet.png", x, columns=11, zoom=2)

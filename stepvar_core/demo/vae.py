@@ -1,4 +1,5 @@
-"""Trains the demo VQVAE: VAR's multi-scale quantiser (Tian et al. 2024, section 3.2) learnt with a straight-through step."""
+"""Trains the demo VQVAE: VAR's multi-scale quantiser (Tian et al. 2024, section 3.2) learnt with a straight-through
+step."""
 
 from __future__ import annotations
 
@@ -45,21 +46,26 @@ def near(codes_VC: Tensor, z_NC: Tensor) -> Tensor:
 
 
 def slips(pictures: int, generator: torch.Generator, chance: float, share: float) -> Callable[[Tensor], Tensor]:
-    """pick(near ids (N, K)) -> ids (N,): the nearest, but on a `share` of the pictures up to `chance` of them one of the others.
+    """pick(near ids (N, K)) -> ids (N,): the nearest, but on a `share` of the pictures up to `chance` of them one of
+    the others.
 
     So errs a transformer that is not sure; whoever reads its codes should have met such errors.
     """
     chance_B = chance * torch.rand(pictures, generator=generator) * (torch.rand(pictures, generator=generator) < share)
 
     def pick(near_NK: Tensor) -> Tensor:
-        is_wrong_N = torch.rand(len(near_NK), generator=generator) < chance_B.repeat_interleave(len(near_NK) // pictures)
+        is_wrong_N = torch.rand(len(near_NK), generator=generator) < chance_B.repeat_interleave(
+            len(near_NK) // pictures
+        )
         rank_N = torch.randint(1, near_NK.shape[1], (len(near_NK),), generator=generator) * is_wrong_N
         return near_NK.gather(1, rank_N[:, None])[:, 0]
 
     return pick
 
 
-def cascade(quantizer: MultiScaleQuantizer, f_BCHW: Tensor, schedule: ScaleSchedule, stop_B: Tensor | None = None, pick=None):
+def cascade(
+    quantizer: MultiScaleQuantizer, f_BCHW: Tensor, schedule: ScaleSchedule, stop_B: Tensor | None = None, pick=None
+):
     """Residual quantisation of f, differentiable in codes and phi: (f_hat, loss, ids per scale, residuals per scale).
 
     stop_B: per picture the number of scales to keep; later ones add nothing, which makes truncated decoding meaningful.
@@ -69,7 +75,11 @@ def cascade(quantizer: MultiScaleQuantizer, f_BCHW: Tensor, schedule: ScaleSched
     target = f_BCHW.detach()
     for step in schedule.passes:
         rest = target - f_hat.detach()
-        z = rest if step.scale == schedule.final else F.interpolate(rest, size=(step.scale.h, step.scale.w), mode="area")
+        z = (
+            rest
+            if step.scale == schedule.final
+            else F.interpolate(rest, size=(step.scale.h, step.scale.w), mode="area")
+        )
         z_NC = z.permute(0, 2, 3, 1).flatten(0, 2)
         residuals.append(z_NC)
         codes_VC = quantizer.embedding.weight.detach()
@@ -131,7 +141,9 @@ class Codebook:
 
     @torch.no_grad()
     def count(self, ids: list[Tensor]) -> None:
-        self.hits_V.mul_(0.98).add_(torch.bincount(torch.cat([i.flatten() for i in ids]), minlength=len(self.hits_V)), alpha=0.02)
+        self.hits_V.mul_(0.98).add_(
+            torch.bincount(torch.cat([i.flatten() for i in ids]), minlength=len(self.hits_V)), alpha=0.02
+        )
 
     @torch.no_grad()
     def reseed(self, residuals: list[Tensor]) -> int:
@@ -150,7 +162,8 @@ class Codebook:
 
 
 class VAEWorker(Worker):
-    """Picture and quantiser loss on its own pictures; leaves the codes and residuals it met in `ids` and `residuals`."""
+    """Picture and quantiser loss on its own pictures; leaves the codes and residuals it met in `ids` and
+    `residuals`."""
 
     def __init__(self, stage: Stage, artwork: Artwork, seed: int):
         super().__init__(stage)
@@ -167,7 +180,11 @@ class VAEWorker(Worker):
         f_hat, vq_loss, self.ids, self.residuals = cascade(vae.quantize, f, self.schedule, stop)
         y = vae.decoder(vae.post_quant_conv((f + (f_hat - f).detach()).bfloat16())).float()
         loss = picture_loss(y, x) + vq_loss
-        return self.gradients_of(loss), loss.detach(), {"psnr": psnr(y.detach(), x), "vq": float(vq_loss.detach()), "latent_std": float(f.detach().std())}
+        return (
+            self.gradients_of(loss),
+            loss.detach(),
+            {"psnr": psnr(y.detach(), x), "vq": float(vq_loss.detach()), "latent_std": float(f.detach().std())},
+        )
 
 
 def train(work: Path, artwork: Artwork, minutes: float, seed: int = 1) -> Stage:
@@ -218,7 +235,12 @@ def reconstruct(vae: VQVAE, x: Tensor, scales: int | None = None) -> Tensor:
 
 def _save_pairs(path: Path, x_B3HW: Tensor, y_B3HW: Tensor, zoom: int = 1) -> None:
     """Two rows of eleven, each over its reconstruction."""
-    save_sheet(path, torch.stack([x_B3HW.unflatten(0, (2, 11)), y_B3HW.unflatten(0, (2, 11))], 1).flatten(0, 2), columns=11, zoom=zoom)
+    save_sheet(
+        path,
+        torch.stack([x_B3HW.unflatten(0, (2, 11)), y_B3HW.unflatten(0, (2, 11))], 1).flatten(0, 2),
+        columns=11,
+        zoom=zoom,
+    )
 
 
 def _look(stage: Stage, artwork: Artwork) -> None:
@@ -231,8 +253,8 @@ def _look(stage: Stage, artwork: Artwork) -> None:
 def grown(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of CONFIG that start out as SMALL's: the new finest levels halve and double pictures, the rest is copied.
 
-    Encoder: the old first convolution of a halved picture reads 6 x 6 pixels, the new first two read 5 x 5; the missing row
-    and column are taken from their neighbours. Decoder: doubles the picture by repeating pixels.
+    Encoder: the old first convolution of a halved picture reads 6 x 6 pixels, the new first two read 5 x 5; the
+    missing row and column are taken from their neighbours. Decoder: doubles the picture by repeating pixels.
     """
     torch.manual_seed(9)
     new = VQVAE(CONFIG).state_dict()
@@ -254,11 +276,15 @@ def grown(state: dict[str, Tensor]) -> dict[str, Tensor]:
     new["encoder.conv_in.bias"].zero_()
     old = state["encoder.conv_in.weight"]
     down = new["encoder.down.0.downsample.conv.weight"].zero_().view(len(old), -1, 3, 3)
-    moves = [[(0, 0), (0, 0)], [(0, 1), (1, 1)], [(2, 1), (2, 2)]]  # (tap of the second, of the first) for each half of an old tap
+    moves = [
+        [(0, 0), (0, 0)],
+        [(0, 1), (1, 1)],
+        [(2, 1), (2, 2)],
+    ]  # (tap of the second, of the first) for each half of an old tap
     for y in range(3):
         for x in range(3):
-            for (y2, y1) in moves[y]:
-                for (x2, x1) in moves[x]:
+            for y2, y1 in moves[y]:
+                for x2, x1 in moves[x]:
                     for c in range(3):
                         down[:, 9 * c + 3 * y1 + x1, y2, x2] += old[:, c, y, x] / 4
     new["encoder.down.0.downsample.conv.bias"] = state["encoder.conv_in.bias"].clone()
@@ -270,9 +296,15 @@ class DecoderWorker(Worker):
 
     def __init__(self, stage: Stage, artwork: Artwork, small: VQVAE, seed: int):
         super().__init__(stage)
-        self.small, self.schedule, self.generator = small, ScaleSchedule.square(CONFIG.patch_nums), torch.Generator().manual_seed(seed)
+        self.small, self.schedule, self.generator = (
+            small,
+            ScaleSchedule.square(CONFIG.patch_nums),
+            torch.Generator().manual_seed(seed),
+        )
         # mostly the poses that the transformer draws, which are half as varied as those the VAE has learnt
-        self.pictures = itertools.cycle([endless(artwork, DECODER_BATCH, seed + i, variety) for i, variety in enumerate((0.5, 0.5, 1.0))])
+        self.pictures = itertools.cycle(
+            [endless(artwork, DECODER_BATCH, seed + i, variety) for i, variety in enumerate((0.5, 0.5, 1.0))]
+        )
 
     def gradients(self):
         self.refresh()
@@ -280,7 +312,9 @@ class DecoderWorker(Worker):
         with torch.no_grad(), amp.autocast("cpu", torch.bfloat16):
             f = self.small.quant_conv(self.small.encoder(F.avg_pool2d(x, 2)))
         with torch.no_grad():
-            f_hat = cascade(self.small.quantize, f.float(), self.schedule, pick=slips(len(x), self.generator, chance=0.5, share=0.5))[0]
+            f_hat = cascade(
+                self.small.quantize, f.float(), self.schedule, pick=slips(len(x), self.generator, chance=0.5, share=0.5)
+            )[0]
         y = self.copy["decoder"](self.copy["post_quant_conv"](f_hat.bfloat16())).float()
         loss = picture_loss(y, x)
         return self.gradients_of(loss), loss.detach(), {"psnr": psnr(y.detach(), x)}
@@ -293,9 +327,20 @@ def train_decoder(work: Path, artwork: Artwork, small_state: dict[str, Tensor], 
     tuned.load_state_dict(grown(small_state))
     module = nn.ModuleDict({"decoder": tuned.decoder, "post_quant_conv": tuned.post_quant_conv}).requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=4e-4, betas=(0.9, 0.99), weight_decay=1e-4)
-    stage = Stage("decoder", work, module, optimizer, minutes, rate=hold_then_linear, ema_decay=0.998, is_threaded=False,
-                  show=lambda s: _look_decoder(s, artwork, small))
-    workers = [DecoderWorker(stage, artwork, small, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())]
+    stage = Stage(
+        "decoder",
+        work,
+        module,
+        optimizer,
+        minutes,
+        rate=hold_then_linear,
+        ema_decay=0.998,
+        is_threaded=False,
+        show=lambda s: _look_decoder(s, artwork, small),
+    )
+    workers = [
+        DecoderWorker(stage, artwork, small, seed + 100 * i + stage.steps) for i in range(torch.get_num_threads())
+    ]
 
     def step(stage: Stage):
         loss, numbers = work_together(pool, workers)
@@ -311,7 +356,9 @@ def _look_decoder(stage: Stage, artwork: Artwork, small: VQVAE) -> None:
     x = next(endless(artwork, 22, 99, 0.5))[0]
     decoder = copy.deepcopy(stage.module)
     decoder.load_state_dict(stage.ema)
-    f_hat = cascade(small.quantize, small.quant_conv(small.encoder(F.avg_pool2d(x, 2))), ScaleSchedule.square(CONFIG.patch_nums))[0]
+    f_hat = cascade(
+        small.quantize, small.quant_conv(small.encoder(F.avg_pool2d(x, 2))), ScaleSchedule.square(CONFIG.patch_nums)
+    )[0]
     y = decoder["decoder"](decoder["post_quant_conv"](f_hat)).clamp(-1, 1)
     log.info("decoder EMA psnr %.2f dB on %d fixed pictures", psnr(y, x), len(x))
     _save_pairs(stage.work / "decoder_sheet.png", x, y)

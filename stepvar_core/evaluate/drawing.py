@@ -58,7 +58,9 @@ class Plan:
 
     def header(self) -> dict:
         """What pictures of one folder must share; machines and batches may differ."""
-        return {k: v for k, v in asdict(self).items() if k not in ("out", "device", "batch", "features", "text_encoder")}
+        return {
+            k: v for k, v in asdict(self).items() if k not in ("out", "device", "batch", "features", "text_encoder")
+        }
 
 
 class Drawer:
@@ -70,13 +72,19 @@ class Drawer:
         self.model = load_model(plan.model, device=plan.device, dtype=dtype)
         self.vae = load_vae(plan.vae, device=plan.device)
         self.schedule = self.model.schedule(plan.aspect_ratio, plan.size)
-        self.policy = accelerator(plan.method, **plan.pruning) if plan.method else StepVAR(**{"ratios": (), **plan.pruning})
+        self.policy = (
+            accelerator(plan.method, **plan.pruning) if plan.method else StepVAR(**{"ratios": (), **plan.pruning})
+        )
         if plan.preset:
-            self.policy = apply_preset(self.policy, plan.preset, self.model.family, self.schedule, self.model.full_scales)
+            self.policy = apply_preset(
+                self.policy, plan.preset, self.model.family, self.schedule, self.model.full_scales
+            )
         self.read = None
         if hasattr(self.model.config, "text_tokens"):
-            raise ConditionMismatch(f"The {self.model.family} family reads its prompts' pads; this tool knows features without any.",
-                                    "Draw with sv.sample, or in ComfyUI.")
+            raise ConditionMismatch(
+                f"The {self.model.family} family reads its prompts' pads; this tool knows features without any.",
+                "Draw with sv.sample, or in ComfyUI.",
+            )
         if hasattr(self.model.config, "text_dim"):
             self.read = stored_features(plan.features) if plan.features else TextEncoder(plan.text_encoder, plan.device)
 
@@ -89,7 +97,9 @@ class Drawer:
         rows = [self.read(p).to(self.plan.device) for p in prompts]
         features_BTC = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths_B1 = torch.tensor([len(r) for r in rows], device=self.plan.device).unsqueeze(1)
-        return self.model.text_condition(features_BTC, torch.arange(features_BTC.shape[1], device=self.plan.device) < lengths_B1)
+        return self.model.text_condition(
+            features_BTC, torch.arange(features_BTC.shape[1], device=self.plan.device) < lengths_B1
+        )
 
     @torch.inference_mode()
     def draw(self, prompts: Sequence[Prompt]) -> list[dict]:
@@ -98,20 +108,35 @@ class Drawer:
         wanted = [(prompt, n) for prompt in prompts for n in range(count)]
         pictures, records = [], []
         for start in range(0, len(wanted), self.plan.batch):
-            part = wanted[start:start + self.plan.batch]
+            part = wanted[start : start + self.plan.batch]
             began = time.perf_counter()
-            result = sample(self.model, self.vae, self.condition([p for p, _ in part]), schedule=self.schedule, seed=self.plan.seed,
-                            rows=[p.index * count + n for p, n in part], pruning=self.policy, **self.plan.sampling)
+            result = sample(
+                self.model,
+                self.vae,
+                self.condition([p for p, _ in part]),
+                schedule=self.schedule,
+                seed=self.plan.seed,
+                rows=[p.index * count + n for p, n in part],
+                pruning=self.policy,
+                **self.plan.sampling,
+            )
             loop_seconds = result.trace.seconds  # waits for the device
             decoding = time.perf_counter()
             images = self.vae.decode(result.latent)
             pictures += [(image.float().clamp(0, 1) * 255).round().byte().cpu().numpy() for image in images]
             ended = time.perf_counter()
-            records.append({"ids": [p.id for p, _ in part], "pictures": len(part), "scale_seconds": round(loop_seconds, 4),
-                            "decode_seconds": round(ended - decoding, 4), "seconds": round(ended - began, 4),
-                            "tokens_run": [s.tokens_run for s in result.trace.scales]})
+            records.append(
+                {
+                    "ids": [p.id for p, _ in part],
+                    "pictures": len(part),
+                    "scale_seconds": round(loop_seconds, 4),
+                    "decode_seconds": round(ended - decoding, 4),
+                    "seconds": round(ended - began, 4),
+                    "tokens_run": [s.tokens_run for s in result.trace.scales],
+                }
+            )
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self._write, prompts, [pictures[i * count:(i + 1) * count] for i in range(len(prompts))]))
+            list(pool.map(self._write, prompts, [pictures[i * count : (i + 1) * count] for i in range(len(prompts))]))
         return records
 
     def _write(self, prompt: Prompt, pictures: list[np.ndarray]) -> None:
@@ -129,7 +154,10 @@ class Drawer:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list]:
         """A batch of Ray Data: prompts as columns in, timings out."""
         names = list(Prompt.__dataclass_fields__)
-        prompts = [Prompt(**{name: int(rows[name][i]) if name == "index" else str(rows[name][i]) for name in names}) for i in range(len(rows["id"]))]
+        prompts = [
+            Prompt(**{name: int(rows[name][i]) if name == "index" else str(rows[name][i]) for name in names})
+            for i in range(len(rows["id"]))
+        ]
         return {"records": [json.dumps(record) for record in self.draw(prompts)]}
 
 
@@ -140,5 +168,5 @@ def two_columns(pictures: Sequence[np.ndarray]) -> np.ndarray:
     h, w, _ = pictures[0].shape
     sheet = np.zeros((h * ((len(pictures) + 1) // 2), 2 * w, 3), np.uint8)
     for i, picture in enumerate(pictures):
-        sheet[i // 2 * h:(i // 2 + 1) * h, i % 2 * w:(i % 2 + 1) * w] = picture
+        sheet[i // 2 * h : (i // 2 + 1) * h, i % 2 * w : (i % 2 + 1) * w] = picture
     return sheet

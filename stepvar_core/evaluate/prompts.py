@@ -12,7 +12,8 @@ from ..errors import OptionError
 
 @dataclass(frozen=True)
 class Prompt:
-    """index: place in the benchmark, and with --seed the pictures' identity. id: its name there. text: a prompt or a class label."""
+    """index: place in the benchmark, and with --seed the pictures' identity. id: its name there. text: a prompt or a
+    class label."""
 
     index: int
     id: str
@@ -29,7 +30,10 @@ def read_geneval(path: Path) -> list[Prompt]:
 
 def read_dpg(path: Path) -> list[Prompt]:
     """A folder with one prompt per .txt file."""
-    return [Prompt(i, file.stem, file.read_text(encoding="utf-8").strip()) for i, file in enumerate(sorted(path.glob("*.txt")))]
+    return [
+        Prompt(i, file.stem, file.read_text(encoding="utf-8").strip())
+        for i, file in enumerate(sorted(path.glob("*.txt")))
+    ]
 
 
 def read_mjhq(path: Path) -> list[Prompt]:
@@ -61,7 +65,8 @@ def flat_files(prompt: Prompt, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A benchmark's form. per_prompt: pictures it asks for; is_grid: all pictures of a prompt in one file of two columns."""
+    """A benchmark's form. per_prompt: pictures it asks for; is_grid: all pictures of a prompt in one file of two
+    columns."""
 
     read: Callable[[Path], list[Prompt]]
     files: Callable[[Prompt, int], list[str]]
@@ -71,9 +76,15 @@ class Layout:
 
 
 LAYOUTS = {
-    "geneval": Layout(read_geneval, geneval_files, 4,
-                      "python evaluation/evaluate_images.py {images} --outfile results.jsonl --model-path DETECTOR_FOLDER"),
-    "dpg": Layout(read_dpg, grid_file, 4, "PIC_NUM={count} bash dpg_bench/dist_eval.sh {images} {pixels}", is_grid=True),
+    "geneval": Layout(
+        read_geneval,
+        geneval_files,
+        4,
+        "python evaluation/evaluate_images.py {images} --outfile results.jsonl --model-path DETECTOR_FOLDER",
+    ),
+    "dpg": Layout(
+        read_dpg, grid_file, 4, "PIC_NUM={count} bash dpg_bench/dist_eval.sh {images} {pixels}", is_grid=True
+    ),
     "mjhq": Layout(read_mjhq, mjhq_files, 1, "clean-fid: fid.compute_fid(MJHQ_IMAGES, {images!r})"),
     "text": Layout(read_text, flat_files, 1, "any tool that reads a folder of pictures: {images}"),
 }
@@ -86,7 +97,8 @@ def guess_layout(path: Path) -> str:
 
 
 def read_prompts(path: str, layout: str, classes: int = 0) -> list[Prompt]:
-    """The prompts of a benchmark; `classes` in place of a file is every class of the model. Raises OptionError for what it cannot read."""
+    """The prompts of a benchmark; `classes` in place of a file is every class of the model. Raises OptionError for
+    what it cannot read."""
     if path == "classes":
         if not classes:
             raise OptionError("This model has no classes.", "Give a file of prompts.")
@@ -97,8 +109,10 @@ def read_prompts(path: str, layout: str, classes: int = 0) -> list[Prompt]:
     try:
         prompts = LAYOUTS[layout].read(file)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise OptionError(f"{path} is not in the form of {layout}: {type(error).__name__} {error}.",
-                          f"Choose another --format: {', '.join(LAYOUTS)}.") from error
+        raise OptionError(
+            f"{path} is not in the form of {layout}: {type(error).__name__} {error}.",
+            f"Choose another --format: {', '.join(LAYOUTS)}.",
+        ) from error
     if not prompts:
         raise OptionError(f"{path} holds no prompt.", "Give the benchmark's prompt file or folder.")
     return prompts

@@ -28,14 +28,16 @@ def check_folder(plan: Plan) -> None:
     wanted = json.loads(json.dumps(plan.header()))
     if file.is_file() and (found := json.loads(file.read_text())) != wanted:
         different = ", ".join(sorted(k for k in {**wanted, **found} if found.get(k) != wanted.get(k)))
-        raise OptionError(f"{plan.out} holds pictures of another {different}.", "Choose another --out, or delete the folder.")
+        raise OptionError(
+            f"{plan.out} holds pictures of another {different}.", "Choose another --out, or delete the folder."
+        )
     file.write_text(json.dumps(wanted, indent=1))
 
 
 def chunks(prompts: Sequence[Prompt], plan: Plan) -> Iterator[Sequence[Prompt]]:
     """Whole prompts, as many as fill a batch."""
     size = max(1, plan.batch // plan.per_prompt)
-    return (prompts[i:i + size] for i in range(0, len(prompts), size))
+    return (prompts[i : i + size] for i in range(0, len(prompts), size))
 
 
 def run(plan: Plan, prompts: Sequence[Prompt], with_ray: bool = False, workers: int = 0) -> int:
@@ -65,14 +67,18 @@ def ray_records(plan: Plan, prompts: Sequence[Prompt], workers: int) -> Iterator
     try:
         import ray
     except ImportError as error:
-        raise OptionError("--ray needs the Ray package.", 'pip install "ray[data]" on every machine, or leave --ray out.') from error
+        raise OptionError(
+            "--ray needs the Ray package.", 'pip install "ray[data]" on every machine, or leave --ray out.'
+        ) from error
     needs = {"num_gpus": 1} if plan.device.startswith("cuda") else {"num_cpus": 1}
     if not workers:
         ray.init(ignore_reinit_error=True)
         workers = max(1, int(ray.cluster_resources().get("GPU" if "num_gpus" in needs else "CPU", 1)))
     rows = ray.data.from_items([asdict(p) for p in prompts], override_num_blocks=min(len(prompts), 4 * workers))
     size = max(1, plan.batch // plan.per_prompt)
-    drawn = rows.map_batches(Drawer, fn_constructor_args=(plan,), batch_size=size, concurrency=min(workers, len(prompts)), **needs)
+    drawn = rows.map_batches(
+        Drawer, fn_constructor_args=(plan,), batch_size=size, concurrency=min(workers, len(prompts)), **needs
+    )
     with bar(len(prompts)) as progress:
         for row in drawn.iter_rows():
             record = json.loads(row["records"])
@@ -87,6 +93,7 @@ class bar:
         self.total, self.done, self.began = total, 0, time.monotonic()
         try:
             from tqdm import tqdm
+
             self.tqdm = tqdm(total=total, unit="prompt")
         except ImportError:
             self.tqdm = None
@@ -131,5 +138,7 @@ def summary(plan: Plan) -> str:
         return ""
     # the first batch of a run warms up; medians do not mind
     loop, whole = (float(np.median([r[k] / r["pictures"] for r in records])) for k in ("scale_seconds", "seconds"))
-    return (f"{pictures} pictures timed: {loop:.3f} s a picture in the scale loop, {whole:.3f} s with decoding "
-            f"(medians over batches of up to {plan.batch}).")
+    return (
+        f"{pictures} pictures timed: {loop:.3f} s a picture in the scale loop, {whole:.3f} s with decoding "
+        f"(medians over batches of up to {plan.batch})."
+    )

@@ -21,24 +21,31 @@ def stored_features(path: str) -> Callable[[Prompt], Tensor]:
 
     def read(prompt: Prompt) -> Tensor:
         if prompt.id not in known:
-            raise ConditionMismatch(f"{path} holds no features of prompt {prompt.id}.", "Make it with --encode-only from the same prompts.")
+            raise ConditionMismatch(
+                f"{path} holds no features of prompt {prompt.id}.", "Make it with --encode-only from the same prompts."
+            )
         return file.get_tensor(prompt.id).float()
 
     return read
 
 
 class TextEncoder:
-    """FLAN-T5's encoder through the transformers package, which is optional: a folder as published, read from disk alone."""
+    """FLAN-T5's encoder through the transformers package, which is optional: a folder as published, read from disk
+    alone."""
 
     def __init__(self, folder: str, device: str):
         if not folder:
-            raise ConditionMismatch("This model reads text, and nothing encodes it.",
-                                    "Give --text-encoder FOLDER (google/flan-t5-xl) or --features FILE.")
+            raise ConditionMismatch(
+                "This model reads text, and nothing encodes it.",
+                "Give --text-encoder FOLDER (google/flan-t5-xl) or --features FILE.",
+            )
         try:
             from transformers import AutoTokenizer, T5EncoderModel
         except ImportError as error:
-            raise ConditionMismatch("--text-encoder needs the transformers package.",
-                                    "pip install transformers sentencepiece, or give --features FILE.") from error
+            raise ConditionMismatch(
+                "--text-encoder needs the transformers package.",
+                "pip install transformers sentencepiece, or give --features FILE.",
+            ) from error
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True).to(device).requires_grad_(False)
         self.device = device
@@ -46,5 +53,7 @@ class TextEncoder:
     @torch.inference_mode()
     def __call__(self, prompt: Prompt) -> Tensor:
         """(T, C) features, without padding."""
-        ids = self.tokenizer(prompt.text, max_length=LONGEST_TEXT, truncation=True, return_tensors="pt").input_ids.to(self.device)
+        ids = self.tokenizer(prompt.text, max_length=LONGEST_TEXT, truncation=True, return_tensors="pt").input_ids.to(
+            self.device
+        )
         return self.encoder(ids).last_hidden_state[0].float()

@@ -36,19 +36,19 @@ class Cost:
     width: int
     heads: int
     head_dim: int
-    linear_per_token: int     # one block's linears, one token
+    linear_per_token: int  # one block's linears, one token
     head_per_token: int
-    embed_per_token: int      # per image and token: both guidance rows share it
-    per_run_and_row: int      # once per image batch and row: modulation, text keys and values
+    embed_per_token: int  # per image and token: both guidance rows share it
+    per_run_and_row: int  # once per image batch and row: modulation, text keys and values
     cross_per_token: int = 0  # one block's cross-attention products, one token
-    lead_tokens: int = 0      # a text that runs, and stays in the cache, before the first scale's own tokens
-    tail_per_token: int = 0   # what follows the last scale's codes, one token (HART's residual diffusion)
-    tail_bytes: int = 0       # the most it holds, one token
-    per_run: int = 0          # once per image batch
-    block_bytes: int = 0      # the most a block holds per token that runs, its stream included
-    draw_bytes: int = 0       # from head to code, per position and picture
-    spread_bytes: int = 0     # of it, what a position without an answer of its own takes; 0 = half
-    held_bytes: int = 0       # per image batch and row: modulation, text keys and values
+    lead_tokens: int = 0  # a text that runs, and stays in the cache, before the first scale's own tokens
+    tail_per_token: int = 0  # what follows the last scale's codes, one token (HART's residual diffusion)
+    tail_bytes: int = 0  # the most it holds, one token
+    per_run: int = 0  # once per image batch
+    block_bytes: int = 0  # the most a block holds per token that runs, its stream included
+    draw_bytes: int = 0  # from head to code, per position and picture
+    spread_bytes: int = 0  # of it, what a position without an answer of its own takes; 0 = half
+    held_bytes: int = 0  # per image batch and row: modulation, text keys and values
 
 
 class NextScaleModel(nn.Module):
@@ -56,9 +56,9 @@ class NextScaleModel(nn.Module):
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
     reads its features by default), known_options (switches of sampler.Options it knows), default_options (those whose
-    official value is another than Options'), has_residual (whether a residual follows the last scale's codes). `config` is the family's frozen
-    dataclass and has `defaults`. compute_dtype: what the stream is computed in where a host stores the weights in another
-    type; None = the weights' own.
+    official value is another than Options'), has_residual (whether a residual follows the last scale's codes).
+    `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what the stream is computed in where
+    a host stores the weights in another type; None = the weights' own.
     """
 
     family: str
@@ -118,23 +118,30 @@ class NextScaleModel(nn.Module):
 
     def own_quantizer(self):
         """A quantiser for sampling without a VAE, where the family's needs no weights."""
-        raise ConditionMismatch(f"The {self.family} family needs its VAE's codebook while it samples.", "Pass the VAE too.")
+        raise ConditionMismatch(
+            f"The {self.family} family needs its VAE's codebook while it samples.", "Pass the VAE too."
+        )
 
     def latent_shape(self, schedule: ScaleSchedule) -> tuple[int, ...]:
         """(C, H, W) of the latent a run over `schedule` makes."""
         return self.config.code_dim, schedule.final.h, schedule.final.w
 
     def guidance_places(self, layers: int | Sequence[int]) -> frozenset:
-        """Where guidance_layers puts guidance: "logits", and the indices of blocks after which hidden states are mixed."""
+        """Where guidance_layers puts guidance: "logits", and the indices of blocks after which hidden states are
+        mixed."""
         if layers not in (0, (0,), [0]):
-            raise OptionError(f"guidance_layers is {layers!r}; the {self.family} family guides on the logits.", "Leave it out.")
+            raise OptionError(
+                f"guidance_layers is {layers!r}; the {self.family} family guides on the logits.", "Leave it out."
+            )
         return frozenset({"logits"})
 
     def unconditional(self, condition):
         """The family's own negative for `condition`."""
         raise NotImplementedError
 
-    def schedule(self, aspect_ratio: float = 1.0, size=None, seconds: float | None = None, variant: str | None = None) -> ScaleSchedule:
+    def schedule(
+        self, aspect_ratio: float = 1.0, size=None, seconds: float | None = None, variant: str | None = None
+    ) -> ScaleSchedule:
         raise NotImplementedError
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
@@ -167,7 +174,9 @@ class NextScaleModel(nn.Module):
     def embed(self, run, features: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         raise NotImplementedError
 
-    def embed_together(self, run, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+    def embed_together(
+        self, run, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
+    ) -> Tensor:
         """The streams of several passes one after the other, (rows, L, C), for one block-causal run of the blocks."""
         return torch.cat([self.embed(run, f, step, schedule) for f, step in zip(features, steps)], dim=1)
 
@@ -178,7 +187,8 @@ class NextScaleModel(nn.Module):
         raise NotImplementedError
 
     def residual(self, run, x_RLC: Tensor, h_BChw: Tensor, noise) -> Tensor:
-        """What to add to the last scale's code features, (B, C, h, w), where has_residual. x_RLC: the stream at every position.
+        """What to add to the last scale's code features, (B, C, h, w), where has_residual. x_RLC: the stream at every
+        position.
 
         h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
         """

@@ -12,7 +12,8 @@ from ..checkpoints import Checkpoint
 
 @dataclass(frozen=True)
 class Family:
-    """detect(checkpoint) -> bool reads keys only; configure(checkpoint, overrides) -> config; build(config, ops) -> module.
+    """detect(checkpoint) -> bool reads keys only; configure(checkpoint, overrides) -> config; build(config, ops) ->
+    module.
 
     legacy: patterns of saved buffers that are dropped. what: the family's name in error messages. rename(key): the
     module's name for a key of an older or otherwise grouped file; detect and configure see the new names.

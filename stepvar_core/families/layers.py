@@ -12,7 +12,8 @@ MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperatu
 
 
 def on(parameter: Tensor, x: Tensor) -> Tensor:
-    """A parameter owned by a container, where x lives and in its dtype: hosts that stream weights leave these behind."""
+    """A parameter owned by a container, where x lives and in its dtype: hosts that stream weights leave these
+    behind."""
     return parameter.to(device=x.device, dtype=x.dtype)
 
 
@@ -45,7 +46,8 @@ class Modulation(nn.Sequential):
 
 
 def place_blocks(model: nn.Module, blocks, device, dtype: torch.dtype) -> None:
-    """Moves a model and casts the linears of its blocks alone: everything around them sets all tokens at once and is small.
+    """Moves a model and casts the linears of its blocks alone: everything around them sets all tokens at once and is
+    small.
 
     In one byte per number (fp8) only their matrices are stored; the rest is float32.
     """
@@ -63,7 +65,8 @@ def modulated_norm(x_RLC: Tensor, gain_R1C: Tensor, shift_R1C: Tensor, eps: floa
 
 
 def unit_heads(qk_RL2HD: Tensor, gain_2H1: Tensor) -> Tensor:
-    """Queries and keys scaled to length gain, float32: half precision loses the small angles a gain of up to 100 then multiplies."""
+    """Queries and keys scaled to length gain, float32: half precision loses the small angles a gain of up to 100 then
+    multiplies."""
     length = torch.linalg.vector_norm(qk_RL2HD, dim=-1, keepdim=True, dtype=torch.float32)
     return qk_RL2HD * (gain_2H1 / length.clamp(min=1e-12))  # one pass over the heads, not one for each factor
 

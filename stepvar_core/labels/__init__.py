@@ -40,8 +40,10 @@ def _one(text: str, names: Sequence[str], num_classes: int) -> int:
         number = int(text)
         if -1 <= number < num_classes:
             return number
-        raise ConditionMismatch(f"Class {number} does not exist: this model has {num_classes} classes.",
-                                f"Use 0 to {num_classes - 1}, or -1 for no class.")
+        raise ConditionMismatch(
+            f"Class {number} does not exist: this model has {num_classes} classes.",
+            f"Use 0 to {num_classes - 1}, or -1 for no class.",
+        )
     known = {_plain(alias): i for i, name in reversed(list(enumerate(names))) for alias in name.split(";")}
     if _plain(text) in known:
         return known[_plain(text)]
@@ -49,7 +51,11 @@ def _one(text: str, names: Sequence[str], num_classes: int) -> int:
     if len(longer) == 1:  # "cat" where only "cat face" begins with it
         return longer.pop()
     near = difflib.get_close_matches(_plain(text), known, 3, 0.5)
-    hint = f"Nearest: {', '.join(near)}." if near else f"Use a number from 0 to {num_classes - 1}" + (", or one of the model's names." if names else ".")
+    hint = (
+        f"Nearest: {', '.join(near)}."
+        if near
+        else f"Use a number from 0 to {num_classes - 1}" + (", or one of the model's names." if names else ".")
+    )
     raise ConditionMismatch(f"No class is called {text!r}.", hint)
 
 

@@ -46,9 +46,10 @@ def nearest_kept(mask_BN: Tensor, scale: Scale) -> Tensor:
 
 def anchor_mask(scale: Scale, device=None) -> Tensor:
     """(N,) bool: the centres of 3 x 3 cells, at least one per axis: the lattice that `anchor` always keeps."""
+
     def centres(n: int) -> Tensor:
         place = torch.arange(n, device=device)
-        return (place % ANCHOR_STRIDE == min(ANCHOR_STRIDE // 2, n - 1))
+        return place % ANCHOR_STRIDE == min(ANCHOR_STRIDE // 2, n - 1)
 
     h, w = centres(scale.h), centres(scale.w)
     return (h[:, None] & w).expand(scale.t, -1, -1).flatten()

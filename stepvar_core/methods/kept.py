@@ -1,7 +1,8 @@
 """How many tokens of each pass run, and the token plans that carry a choice through the blocks.
 
-PassPlan is known on the host before the loop: the cache, the cost model and the progress bar are built from it. KeptTokens
-is its counterpart on the device for one pass, an argument of the model's forward (tokens.py has the interface). Nothing here knows a model family.
+PassPlan is known on the host before the loop: the cache, the cost model and the progress bar are built from it.
+KeptTokens is its counterpart on the device for one pass, an argument of the model's forward (tokens.py has the
+interface). Nothing here knows a model family.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ FILLS = {
 
 @dataclass(frozen=True)
 class PassPlan:
-    """One pass on the host: `kept` of `tokens` run from `first_layer` to `last_layer` (None = the end); 0 kept = the pass is skipped.
+    """One pass on the host: `kept` of `tokens` run from `first_layer` to `last_layer` (None = the end); 0 kept = the
+    pass is skipped.
 
     cfg_mask: whether the guidance halves share one choice of tokens.
     """
@@ -89,7 +91,11 @@ def dense_plan(scale: Scale, halves: str = "both") -> PassPlan:
 def remembered(plans: list[PassPlan]) -> set[int]:
     """Passes whose changes the `cache` fill of later ones reads: dense ones that a pruned one follows."""
     running = [i for i, plan in enumerate(plans) if not plan.is_skipped]
-    return {a for a, b in zip(running, running[1:]) if FILLS[plans[b].fill].from_earlier and plans[a].is_dense and not plans[b].is_dense}
+    return {
+        a
+        for a, b in zip(running, running[1:])
+        if FILLS[plans[b].fill].from_earlier and plans[a].is_dense and not plans[b].is_dense
+    }
 
 
 @dataclass
@@ -141,7 +147,9 @@ class KeptTokens(DenseTokens):
     dense stream, FastVAR's way.
     """
 
-    def __init__(self, plan: PassPlan, step: Pass, batch: int, rows: slice, score: Callable[[Tensor], Scores], earlier: Earlier):
+    def __init__(
+        self, plan: PassPlan, step: Pass, batch: int, rows: slice, score: Callable[[Tensor], Scores], earlier: Earlier
+    ):
         self.plan, self.scale, self.batch, self.run_rows = plan, step.scale, batch, rows
         self.score, self.earlier, self.fill = score, earlier, FILLS[plan.fill]
         self.is_sparse = False
@@ -200,13 +208,15 @@ class KeptTokens(DenseTokens):
     # ---------------------------------------------------------------------------------------------
 
     def _select(self, x_RLC: Tensor) -> None:
-        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else (x_RLC[:self.batch],)
+        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else (x_RLC[: self.batch],)
         scores = [self.score(x_BLC.float()) for x_BLC in halves]
         chosen = [keep_top(s.importance if s.ranking is None else s.ranking, self.plan.kept) for s in scores]
-        self.index_BK = chosen[0] if len(chosen) == 1 else torch.cat(chosen)  # (2B, K) where the halves choose separately
+        self.index_BK = (
+            chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+        )  # (2B, K) where the halves choose separately
         self.mask_BN = kept_mask(self.index_BK, self.plan.tokens)
         if self.first_mask_BN is None:
-            self.first_mask_BN, self.scores = self.mask_BN[:self.batch], scores[0]
+            self.first_mask_BN, self.scores = self.mask_BN[: self.batch], scores[0]
 
     def _source_BN(self) -> Tensor:
         """For every position the place, among the kept tokens, it copies from."""

@@ -14,8 +14,12 @@ PRESETS: dict[str, tuple[float, ...]] = {
     "Off": (),
     "Best quality": (0.5, 0.5),
     "Faithful": (0.9, 0.8, 0.7, 0.5),
-    "Balanced": (0.5, 0.5),  # on the demo model 2 dB closer to dense than .75/.5, for 1.6 instead of 1.9 times the speed
-    # the paper's skips where they were published, Faithful's ratios before them, Faithful and one more scale elsewhere: more than any other preset
+    "Balanced": (
+        0.5,
+        0.5,
+    ),  # on the demo model 2 dB closer to dense than .75/.5, for 1.6 instead of 1.9 times the speed
+    # the paper's skips where they were published, Faithful's ratios before them, Faithful and one more scale
+    # elsewhere: more than any other preset
     "Fastest": (1.0, 1.0, 0.9, 0.8, 0.7, 0.5),
     "Paper \u00b7 Infinity": (1.0, 1.0, 0.5, 0.4),
     "Paper \u00b7 HART": (0.75, 0.5),
@@ -23,9 +27,7 @@ PRESETS: dict[str, tuple[float, ...]] = {
 }
 
 # what a preset sets beside its ratios, by names of StepVAR; every other setting stays as it is
-PRESET_SETTINGS: dict[str, dict[str, object]] = {
-    "Best quality": {"selector": "update", "fill": "zero"},
-}
+PRESET_SETTINGS: dict[str, dict[str, object]] = {"Best quality": {"selector": "update", "fill": "zero"}}
 
 # families whose full-size schedule may lose its last scales: the paper skips them on Infinity at 1024 pixels only
 SKIPPABLE = ("infinity",)
@@ -34,9 +36,9 @@ SKIPPABLE = ("infinity",)
 def preset_ratios(name: str, family: str, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
     """Ratios of a preset for one family and schedule. full_length: scales of the family's full-size schedule.
 
-    Scales are skipped only where the preset was published for it; other families and shorter schedules keep them, pruned
-    by the preset's next strongest ratio: nothing else would ever be predicted at full resolution. Raises OptionError
-    for an unknown name.
+    Scales are skipped only where the preset was published for it; other families and shorter schedules keep them,
+    pruned by the preset's next strongest ratio: nothing else would ever be predicted at full resolution. Raises
+    OptionError for an unknown name.
     """
     if name not in PRESETS:
         raise OptionError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
@@ -48,5 +50,6 @@ def preset_ratios(name: str, family: str, schedule: ScaleSchedule, full_length: 
 
 
 def apply_preset(policy, name: str, family: str, schedule: ScaleSchedule, full_length: int):
-    """The StepVAR policy with a preset's ratios and settings in place of its own. Raises OptionError for an unknown name."""
+    """The StepVAR policy with a preset's ratios and settings in place of its own. Raises OptionError for an unknown
+    name."""
     return replace(policy, ratios=preset_ratios(name, family, schedule, full_length), **PRESET_SETTINGS.get(name, {}))

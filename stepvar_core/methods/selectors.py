@@ -1,8 +1,8 @@
 """Which tokens of a scale matter: scores over the grid, higher means keep.
 
 StepVAR (arXiv 2603.01757): structure is the first principal component of the tokens, texture their high-pass residual.
-`update` and `turn` keep what the last pass changed most in the picture so far; the others are baselines to compare with. All work on
-float32 features of one scale, per image.
+`update` and `turn` keep what the last pass changed most in the picture so far; the others are baselines to compare
+with. All work on float32 features of one scale, per image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def _minmax(s_BL: Tensor) -> Tensor:
 def _zscore(s_BL: Tensor) -> Tensor:
     centred = s_BL - s_BL.mean(1, keepdim=True)
     deviation = centred.square().mean(1, keepdim=True).sqrt()
-    return torch.where(deviation > ROUNDING * s_BL.abs().amax(1, keepdim=True), centred / deviation.clamp(min=torch.finfo(s_BL.dtype).tiny), 0.0)
+    return torch.where(
+        deviation > ROUNDING * s_BL.abs().amax(1, keepdim=True),
+        centred / deviation.clamp(min=torch.finfo(s_BL.dtype).tiny),
+        0.0,
+    )
 
 
 def _rank(s_BL: Tensor) -> Tensor:
@@ -85,14 +89,20 @@ def _rank(s_BL: Tensor) -> Tensor:
     return torch.searchsorted(ordered, s_BL.contiguous()).to(s_BL.dtype) / max(s_BL.shape[1] - 1, 1)
 
 
-NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"minmax": _minmax, "zscore": _zscore, "rank": _rank, "none": lambda s: s}
+NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "minmax": _minmax,
+    "zscore": _zscore,
+    "rank": _rank,
+    "none": lambda s: s,
+}
 
 
 @dataclass(frozen=True)
 class ScoreContext:
     """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream.
 
-    update() -> (B, L), see `update`, or None where no pass ran before; turn() the same for `turn`, None before two passes ran.
+    update() -> (B, L), see `update`, or None where no pass ran before; turn() the same for `turn`, None before two
+    passes ran.
     """
 
     scale: Scale
@@ -132,15 +142,16 @@ def lowest_texture(x_BLC: Tensor, context: ScoreContext) -> Scores:
 
 
 def update(x_BLC: Tensor, context: ScoreContext) -> Scores:
-    """Update index: energy the last pass that ran added to f_hat at each place (DESIGN 2.6). What still moves there will move here.
+    """Update index: energy the last pass that ran added to f_hat at each place (DESIGN 2.6). What still moves there
+    will move here.
 
-    Where nothing ran before, texture stands in. Energies are compared to 2^-14 of the picture's largest: over flat regions many
-    places move alike, and rounding, which differs between batch sizes and devices, would rank them.
+    Where nothing ran before, texture stands in. Energies are compared to 2^-14 of the picture's largest: over flat
+    regions many places move alike, and rounding, which differs between batch sizes and devices, would rank them.
     """
     energy_BL = context.update()
     if energy_BL is None:
         return texture_only(x_BLC, context)
-    step = (energy_BL.amax(1, keepdim=True) * 2 ** -14).clamp_min(torch.finfo(energy_BL.dtype).tiny)
+    step = (energy_BL.amax(1, keepdim=True) * 2**-14).clamp_min(torch.finfo(energy_BL.dtype).tiny)
     return Scores((energy_BL / step).round() * step)
 
 
@@ -152,13 +163,17 @@ def turn(x_BLC: Tensor, context: ScoreContext) -> Scores:
     turn_BL = context.turn()
     if turn_BL is None:
         return update(x_BLC, context)
-    step = (turn_BL.amax(1, keepdim=True) * 2 ** -14).clamp_min(2 ** -18)  # cosines of float32 are no finer
+    step = (turn_BL.amax(1, keepdim=True) * 2**-14).clamp_min(2**-18)  # cosines of float32 are no finer
     return Scores((turn_BL / step).round() * step)
 
 
 def update_turn(before: Tensor, after: Tensor, scale: Scale) -> Tensor:
-    """(B, L): 1 - cosine of f_hat, (B, C, H, W) or (B, C, T, H, W), before and after a pass, both resized to a scale's grid."""
-    grids = [F.interpolate(f.float() if f.ndim == 5 else f.float().unsqueeze(2), size=scale.grid, mode="area") for f in (before, after)]
+    """(B, L): 1 - cosine of f_hat, (B, C, H, W) or (B, C, T, H, W), before and after a pass, both resized to a
+    scale's grid."""
+    grids = [
+        F.interpolate(f.float() if f.ndim == 5 else f.float().unsqueeze(2), size=scale.grid, mode="area")
+        for f in (before, after)
+    ]
     return 1 - F.cosine_similarity(*grids, dim=1).flatten(1)
 
 
@@ -188,9 +203,16 @@ def checkerboard(x_BLC: Tensor, context: ScoreContext) -> Scores:
 
 
 SELECTORS: dict[str, Callable[[Tensor, ScoreContext], Scores]] = {
-    "stepvar": stepvar, "texture": texture_only, "structure": structure_only, "distance": distance_to_mean,
-    "random": random, "checkerboard": checkerboard, "lowest_texture": lowest_texture,
-    "update": update, "turn": turn}
+    "stepvar": stepvar,
+    "texture": texture_only,
+    "structure": structure_only,
+    "distance": distance_to_mean,
+    "random": random,
+    "checkerboard": checkerboard,
+    "lowest_texture": lowest_texture,
+    "update": update,
+    "turn": turn,
+}
 
 
 def keep_top(importance_BL: Tensor, keep: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Policies: settings that decide, per pass, how many tokens run and which. StepVAR is the first of them.
 
-A policy is a frozen dataclass, shared freely between runs. `resolve` settles what depends on the model; `plan` answers on the
-host, before anything runs; `begin` makes the per-run object that hands each pass its token plan and dies with the run.
+A policy is a frozen dataclass, shared freely between runs. `resolve` settles what depends on the model; `plan`
+answers on the host, before anything runs; `begin` makes the per-run object that hands each pass its token plan and
+dies with the run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SCOPES = ("scale", "sublayer")
 PROTECT_MODES = ("add", "keep")
 CFG_MASKS = ("shared", "separate")
 PROTECTED_SHARE = 0.25  # a cell is protected when at least this much of it is painted
-START_SEED = 20260303   # the power iteration's private stream: the sampling streams must not notice it
+START_SEED = 20260303  # the power iteration's private stream: the sampling streams must not notice it
 
 
 class DenseRun:
@@ -63,14 +64,15 @@ class NoPruning:
 class StepVAR:
     """StepVAR (arXiv 2603.01757): run the last scales on the tokens that matter, fill the rest.
 
-    ratios: pruned fraction per scale, counted from the end: ratios[0] is the last scale's. 0 keeps all, 1 skips the scale.
+    ratios: pruned fraction per scale, counted from the end: ratios[0] is the last scale's. 0 keeps all, 1 skips the
+    scale.
     selector: one of SELECTORS. structure_weight: share of structure against texture. normalise: one of NORMALISERS.
     iterations: of the power iteration. kernel: edge of the high-pass mean, odd. first_layer: block whose input is
     scored, None = the family's. scope: "scale" or "sublayer". fill: one of FILLS. coverage: n keeps at least one token
     per n x n cell. protect: mask (B or 1, H, W), 1 = protect; protect_mode "add" raises the score, "keep" forces it.
     guidance_late: which guidance half runs in the last guidance_late_scales scales. With scope "sublayer" only:
-    last_layer, the last block that leaves tokens out, None = the end; cfg_mask "separate", each guidance half chooses its own.
-    Raises OptionError for anything out of range.
+    last_layer, the last block that leaves tokens out, None = the end; cfg_mask "separate", each guidance half chooses
+    its own. Raises OptionError for anything out of range.
     """
 
     ratios: tuple[float, ...]
@@ -93,11 +95,23 @@ class StepVAR:
     def __post_init__(self):
         object.__setattr__(self, "ratios", _ratios(self.ratios))
         object.__setattr__(self, "structure_weight", _number("structure_weight", self.structure_weight, 0, 1))
-        for name, choices in (("selector", SELECTORS), ("normalise", NORMALISERS), ("scope", SCOPES), ("fill", FILLS),
-                              ("protect_mode", PROTECT_MODES), ("cfg_mask", CFG_MASKS), ("guidance_late", HALVES)):
+        for name, choices in (
+            ("selector", SELECTORS),
+            ("normalise", NORMALISERS),
+            ("scope", SCOPES),
+            ("fill", FILLS),
+            ("protect_mode", PROTECT_MODES),
+            ("cfg_mask", CFG_MASKS),
+            ("guidance_late", HALVES),
+        ):
             if getattr(self, name) not in tuple(choices):
                 raise OptionError(f"{name} is {getattr(self, name)!r}.", f"Choose one of {', '.join(choices)}.")
-        for name, low, high in (("iterations", 1, 100), ("kernel", 1, 31), ("coverage", 0, 64), ("guidance_late_scales", 0, 1000)):
+        for name, low, high in (
+            ("iterations", 1, 100),
+            ("kernel", 1, 31),
+            ("coverage", 0, 64),
+            ("guidance_late_scales", 0, 1000),
+        ):
             _whole(name, getattr(self, name), low, high)
         if self.kernel % 2 == 0:
             raise OptionError(f"kernel is {self.kernel}.", "Use an odd number: the mean is centred on its token.")
@@ -106,13 +120,21 @@ class StepVAR:
                 _whole(name, getattr(self, name), 0, 1000)
         for name, usual in (("last_layer", None), ("cfg_mask", "shared")):
             if self.scope == "scale" and getattr(self, name) != usual:
-                raise OptionError(f"{name} is {getattr(self, name)!r} with scope 'scale', which drops tokens once for all layers and both halves.",
-                                  "Use scope 'sublayer' with it.")
-        if self.protect is not None and (self.protect.ndim != 3 or not self.protect.numel() or not bool(self.protect.isfinite().all())):
-            raise ShapeMismatch(f"The protect mask is {tuple(self.protect.shape)}.", "Give finite values of shape (B, H, W), 1 = protect.")
+                raise OptionError(
+                    f"{name} is {getattr(self, name)!r} with scope 'scale', which drops tokens once for all layers "
+                    "and both halves.",
+                    "Use scope 'sublayer' with it.",
+                )
+        if self.protect is not None and (
+            self.protect.ndim != 3 or not self.protect.numel() or not bool(self.protect.isfinite().all())
+        ):
+            raise ShapeMismatch(
+                f"The protect mask is {tuple(self.protect.shape)}.",
+                "Give finite values of shape (B, H, W), 1 = protect.",
+            )
 
     def describe(self) -> str:
-        used = self.ratios[:max((i + 1 for i, r in enumerate(self.ratios) if r), default=0)]
+        used = self.ratios[: max((i + 1 for i, r in enumerate(self.ratios) if r), default=0)]
         return f"{self.selector} {'/'.join(f'{r:g}' for r in used)} fill {self.fill}" if used else "off"
 
     # host ------------------------------------------------------------------------------------
@@ -128,24 +150,34 @@ class StepVAR:
         place = schedule.steps_from_end(step.scale_index)
         ratio = self.ratios[place - 1] if place <= len(self.ratios) else 0.0
         if ratio == 1 and schedule.final.clip > 0 and step.scale_index != len(schedule) - 1:
-            raise OptionError(f"Ratio 1 would skip scale {step.scale_index + 1} of {len(schedule)}, in the middle of a video.",
-                              "Only the last scale of a video can be skipped: use at most 0.99 for the others.")
+            raise OptionError(
+                f"Ratio 1 would skip scale {step.scale_index + 1} of {len(schedule)}, in the middle of a video.",
+                "Only the last scale of a video can be skipped: use at most 0.99 for the others.",
+            )
         if ratio == 1 and step.scale_index == 0:
-            raise OptionError("Ratio 1 would skip the first scale, and nothing would be left to refine.",
-                              f"Use fewer ratios than the schedule's {len(schedule)} scales, or a ratio below 1.")
+            raise OptionError(
+                "Ratio 1 would skip the first scale, and nothing would be left to refine.",
+                f"Use fewer ratios than the schedule's {len(schedule)} scales, or a ratio below 1.",
+            )
         return ratio
 
     def plan(self, schedule: ScaleSchedule, first_layer: int, layers: int, batch: int = 1) -> list[PassPlan]:
-        """Tokens of every pass, K = N - int(N ratio) and at least 1 unless skipped (DESIGN 2.1), raised for what must stay."""
+        """Tokens of every pass, K = N - int(N ratio) and at least 1 unless skipped (DESIGN 2.1), raised for what must
+        stay."""
         first = first_layer if self.first_layer is None else self.first_layer
         if first >= layers:
             raise OptionError(f"first_layer is {first}; the model has {layers} blocks.", f"Use 0 to {layers - 1}.")
         if self.last_layer is not None and self.last_layer < first:
-            raise OptionError(f"last_layer is {self.last_layer}, before first_layer {first}: no layer would leave tokens out.",
-                              f"Use {first} or more, or ratios of 0.")
+            raise OptionError(
+                f"last_layer is {self.last_layer}, before first_layer {first}: no layer would leave tokens out.",
+                f"Use {first} or more, or ratios of 0.",
+            )
         if self.guidance_late == "unconditional" and self.guidance_late_scales >= len(schedule):
-            raise OptionError(f"guidance_late_scales is {self.guidance_late_scales} of {len(schedule)} scales: nothing would follow the condition.",
-                              "Use fewer scales; for a picture without a condition, give it none.")
+            raise OptionError(
+                f"guidance_late_scales is {self.guidance_late_scales} of {len(schedule)} scales: nothing would "
+                "follow the condition.",
+                "Use fewer scales; for a picture without a condition, give it none.",
+            )
         plans = []
         for step in schedule.passes:
             n, ratio = step.scale.tokens, self.ratio(step, schedule)
@@ -153,11 +185,23 @@ class StepVAR:
             if 0 < kept < n:
                 kept = max(kept, self._forced_count(step.scale, batch))
             is_late = len(schedule) - step.scale_index <= self.guidance_late_scales
-            plans.append(PassPlan(n, kept, first, self.scope, self.fill, self.guidance_late if is_late else "both",
-                                  self.last_layer, self.cfg_mask))
+            plans.append(
+                PassPlan(
+                    n,
+                    kept,
+                    first,
+                    self.scope,
+                    self.fill,
+                    self.guidance_late if is_late else "both",
+                    self.last_layer,
+                    self.cfg_mask,
+                )
+            )
         if self.fill == "cache" and not plans[0].is_dense:
-            raise OptionError("The cache fill copies from an earlier dense scale, and the first scale is pruned already.",
-                              "Use fewer ratios or another fill.")
+            raise OptionError(
+                "The cache fill copies from an earlier dense scale, and the first scale is pruned already.",
+                "Use fewer ratios or another fill.",
+            )
         return plans
 
     def _protected_BN(self, scale: Scale, batch: int) -> Tensor | None:
@@ -166,8 +210,10 @@ class StepVAR:
             return None
         mask = self.protect.detach().float().cpu().clamp(0, 1)
         if len(mask) not in (1, batch):
-            raise ShapeMismatch(f"The protect mask holds {len(mask)} pictures; the batch has {batch}.",
-                                "Give one mask, or one per picture.")
+            raise ShapeMismatch(
+                f"The protect mask holds {len(mask)} pictures; the batch has {batch}.",
+                "Give one mask, or one per picture.",
+            )
         cells = F.adaptive_avg_pool2d(mask.unsqueeze(1), (scale.h, scale.w)).flatten(1)
         return cells.expand(batch, -1).repeat(1, scale.t)
 
@@ -193,7 +239,9 @@ class StepVAR:
 
     # device ----------------------------------------------------------------------------------
 
-    def begin(self, plans: list[PassPlan], schedule: ScaleSchedule, batch: int, width: int, device, noise) -> StepVARRun:
+    def begin(
+        self, plans: list[PassPlan], schedule: ScaleSchedule, batch: int, width: int, device, noise
+    ) -> StepVARRun:
         """State of one run. noise(name, pass_index, shape) gives this run's uniform streams, (B, *shape)."""
         generator = torch.Generator().manual_seed(START_SEED)
         start_C = F.normalize(torch.randn(width, generator=generator), dim=0).to(device)
@@ -208,7 +256,8 @@ class StepVAR:
 
 
 class StepVARRun:
-    """Hands out token plans for one run; holds the start vector, the masks, the last two f_hats and, for the cache fill, one scale's changes."""
+    """Hands out token plans for one run; holds the start vector, the masks, the last two f_hats and, for the cache
+    fill, one scale's changes."""
 
     def __init__(self, policy: StepVAR, plans, batch: int, start_C: Tensor, noise: Callable, extras: dict):
         self.policy, self.plans, self.batch = policy, plans, batch
@@ -229,9 +278,17 @@ class StepVARRun:
 
     def _score(self, x_BLC: Tensor, step: Pass):
         policy = self.policy
-        context = ScoreContext(step.scale, self.start_C, lambda name, shape: self.noise(name, step.index, shape),
-                               policy.structure_weight, policy.normalise, policy.iterations, policy.kernel, lambda: self._update(step.scale),
-                               lambda: self._turn(step.scale))
+        context = ScoreContext(
+            step.scale,
+            self.start_C,
+            lambda name, shape: self.noise(name, step.index, shape),
+            policy.structure_weight,
+            policy.normalise,
+            policy.iterations,
+            policy.kernel,
+            lambda: self._update(step.scale),
+            lambda: self._turn(step.scale),
+        )
         scores = SELECTORS[policy.selector](x_BLC, context)
         hard, soft = self.extras[step.index]
         if soft is not None:
@@ -259,7 +316,9 @@ def _cells(values_BN: Tensor, scale: Scale, n: int) -> Tensor:
 
 def _best_of_cells(importance_BN: Tensor, scale: Scale, n: int) -> Tensor:
     """(B, N) bool, True at the first best token of each n x n cell."""
-    index_BN = torch.arange(scale.tokens, device=importance_BN.device, dtype=torch.float64).expand(len(importance_BN), -1)
+    index_BN = torch.arange(scale.tokens, device=importance_BN.device, dtype=torch.float64).expand(
+        len(importance_BN), -1
+    )
     best = _cells(importance_BN.double(), scale, n)
     place = _cells(index_BN, scale, n).gather(-1, best.argmax(-1, keepdim=True)).squeeze(-1).long()
     return torch.zeros_like(importance_BN, dtype=torch.bool).scatter_(1, place, True)

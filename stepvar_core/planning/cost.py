@@ -13,12 +13,13 @@ from ..methods.stepvar import NoPruning
 from ..schedule import ScaleSchedule
 
 STREAM_BYTES = 4  # per channel of the residual stream, at most
-F_HATS = 6        # f_hat before and after a pass, what it adds, resized and blended
+F_HATS = 6  # f_hat before and after a pass, what it adds, resized and blended
 
 
 @dataclass(frozen=True)
 class ScaleCost:
-    """One pass, for the whole batch. flops: 2 per multiply-add. kv_bytes: keys and values the pass leaves in the cache."""
+    """One pass, for the whole batch. flops: 2 per multiply-add. kv_bytes: keys and values the pass leaves in the
+    cache."""
 
     size: tuple[int, int, int]
     tokens: int
@@ -29,8 +30,9 @@ class ScaleCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache, what the
-    `cache` fill remembers and the largest activations, without what an allocator rounds up and a kernel's own workspace."""
+    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache,
+    what the `cache` fill remembers and the largest activations, without what an allocator rounds up and a kernel's
+    own workspace."""
 
     scales: tuple[ScaleCost, ...]
     flops: int
@@ -58,7 +60,9 @@ def rows_per_pass(plans: list[PassPlan], weights: list[float], batch: int) -> li
     return rows
 
 
-def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS) -> Estimate:
+def estimate(
+    model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS
+) -> Estimate:
     """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings.
 
     text_tokens: length of the prompt, where the family reads one.
@@ -77,11 +81,26 @@ def estimate(model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int 
     dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows) + cost.per_run
     running = [p for p in plans if not p.is_skipped]
     lead = [cost.lead_tokens] + [0] * (len(running) - 1)
-    kv = cache_bytes([[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)], max(rows), cost.heads, cost.head_dim, itemsize)
+    kv = cache_bytes(
+        [[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)],
+        max(rows),
+        cost.heads,
+        cost.head_dim,
+        itemsize,
+    )
     held = max(rows) * cost.held_bytes + F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
     weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    working = max(*(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)), rows[-1] * plans[-1].tokens * cost.tail_bytes)
-    return Estimate(scales, run_flops, dense_flops, kv, weights_bytes + kv + held + _changes_bytes(cost, itemsize, plans, rows) + working)
+    working = max(
+        *(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)),
+        rows[-1] * plans[-1].tokens * cost.tail_bytes,
+    )
+    return Estimate(
+        scales,
+        run_flops,
+        dense_flops,
+        kv,
+        weights_bytes + kv + held + _changes_bytes(cost, itemsize, plans, rows) + working,
+    )
 
 
 def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
@@ -96,7 +115,9 @@ def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
 
 
 def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[int]) -> int:
-    """What the `cache` fill holds of an earlier scale, at most: of each pruned layer's sub-layers, or of the whole stack once."""
+    """What the `cache` fill holds of an earlier scale, at most: of each pruned layer's sub-layers, or of the whole
+    stack once."""
+
     def held(i: int) -> int:
         sites = (3 if cost.cross_per_token else 2) * sum(plans[i].prunes(layer) for layer in range(cost.layers))
         return rows[i] * plans[i].tokens * cost.width * itemsize * (sites if plans[i].scope == "sublayer" else 1)
@@ -105,23 +126,44 @@ def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:
-    """The numbers `estimate` computes with, JSON-ready, so that a browser can do the same for any ratios: web/lib/plan.js.
+    """The numbers `estimate` computes with, JSON-ready, so that a browser can do the same for any ratios:
+    web/lib/plan.js.
 
     scales: per scale its size, its tokens, `place` (the n of ratio_n, 0 = always dense), and whether it may be skipped.
     guided: per pass whether guidance runs there for a strength other than `neutral_cfg`.
     """
     is_video = schedule.final.clip > 0
-    scales = [{"size": list(s.grid), "tokens": s.tokens, "repeats": s.repeats,
-               "place": 0 if is_video and s.clip == 0 else schedule.steps_from_end(i),
-               "can_skip": i > 0 and (not is_video or i == len(schedule) - 1)} for i, s in enumerate(schedule)]
-    return {"scales": scales, "cost": asdict(model.cost(text_tokens)), "first_layer": model.first_layer,
-            "itemsize": model.dtype.itemsize, "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-            "default_cfg": model.config.defaults.cfg, "neutral_cfg": model.neutral_cfg,
-            "guided": [t != 0 for t in guidance.weights(model, model.neutral_cfg + 1, schedule)]}
+    scales = [
+        {
+            "size": list(s.grid),
+            "tokens": s.tokens,
+            "repeats": s.repeats,
+            "place": 0 if is_video and s.clip == 0 else schedule.steps_from_end(i),
+            "can_skip": i > 0 and (not is_video or i == len(schedule) - 1),
+        }
+        for i, s in enumerate(schedule)
+    ]
+    return {
+        "scales": scales,
+        "cost": asdict(model.cost(text_tokens)),
+        "first_layer": model.first_layer,
+        "itemsize": model.dtype.itemsize,
+        "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "default_cfg": model.config.defaults.cfg,
+        "neutral_cfg": model.neutral_cfg,
+        "guided": [t != 0 for t in guidance.weights(model, model.neutral_cfg + 1, schedule)],
+    }
 
 
-def _scales(cost: Cost, itemsize: int, schedule: ScaleSchedule, plans: list[PassPlan], rows: list[int], weights: list[float],
-            batch: int) -> tuple[ScaleCost, ...]:
+def _scales(
+    cost: Cost,
+    itemsize: int,
+    schedule: ScaleSchedule,
+    plans: list[PassPlan],
+    rows: list[int],
+    weights: list[float],
+    batch: int,
+) -> tuple[ScaleCost, ...]:
     seen = [0] * cost.layers
     last = max(i for i, p in enumerate(plans) if not p.is_skipped)
     scales = []
@@ -131,11 +173,19 @@ def _scales(cost: Cost, itemsize: int, schedule: ScaleSchedule, plans: list[Pass
             for layer in range(cost.layers):
                 n = plan.layer_tokens(layer) + (0 if i else cost.lead_tokens)
                 seen[layer] += n
-                flops += r * n * (cost.linear_per_token + cost.cross_per_token + 4 * seen[layer] * cost.heads * cost.head_dim)
+                flops += (
+                    r
+                    * n
+                    * (cost.linear_per_token + cost.cross_per_token + 4 * seen[layer] * cost.heads * cost.head_dim)
+                )
                 kv += 0 if i == last else 2 * r * n * cost.heads * cost.head_dim * itemsize
             head_rows = 2 * batch if r == 2 * batch and t else batch
-            flops += head_rows * plan.head_tokens * cost.head_per_token + (batch * plan.tokens * cost.embed_per_token if i else 0)
-            if cost.tail_per_token and step.scale_index == len(schedule) - 1:  # reads the codes, and runs at every position
+            flops += head_rows * plan.head_tokens * cost.head_per_token + (
+                batch * plan.tokens * cost.embed_per_token if i else 0
+            )
+            if (
+                cost.tail_per_token and step.scale_index == len(schedule) - 1
+            ):  # reads the codes, and runs at every position
                 flops += plan.tokens * (head_rows * cost.tail_per_token + batch * cost.embed_per_token)
         scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.kept, flops, kv))
     return tuple(scales)

@@ -1,13 +1,15 @@
 """Auto: ratios from a goal, the likeness to the full picture (SSIM) or the seconds a run may take.
 
-Ratios move along a ladder, from no pruning to the strongest the pack recommends, each rung pruning every scale at least as much as
-the one before it. Both goals are a search for a place on it:
+Ratios move along a ladder, from no pruning to the strongest the pack recommends, each rung pruning every scale at
+least as much as the one before it. Both goals are a search for a place on it:
 
-* quality: a calibrated table says how alike pictures were on each rung (auto_tables.json, made by `python -m tests.bench.quality
-  --calibrate`). Pictures differ: where the scales before the pruned ones still change f_hat much, pruning costs more. That update
-  index is free; it is read on the host once per run, before the first scale that may be pruned, since how many tokens run must be
-  known there. It is the loop's only wait for the device, and no other setting has one.
-* seconds: the cost model's FLOPs, turned into seconds with a rate fitted to the last runs on this machine, or to a short probe.
+* quality: a calibrated table says how alike pictures were on each rung (auto_tables.json, made by `python -m
+tests.bench.quality
+  --calibrate`). Pictures differ: where the scales before the pruned ones still change f_hat much, pruning costs more.
+  That update index is free; it is read on the host once per run, before the first scale that may be pruned, since how
+  many tokens run must be known there. It is the loop's only wait for the device, and no other setting has one.
+* seconds: the cost model's FLOPs, turned into seconds with a rate fitted to the last runs on this machine, or to a
+short probe.
 """
 
 from __future__ import annotations
@@ -38,18 +40,29 @@ OFF, QUALITY, SECONDS = "off", "quality", "seconds"
 GOALS = (OFF, QUALITY, SECONDS)
 TABLES = Path(__file__).parent / "auto_tables.json"
 # the last scales first, and only as much of the earlier ones as the speed asks for: errors there are carried on
-LADDER = ((), (0.25,), (0.5,), (0.5, 0.25), (0.5, 0.5), (0.6, 0.6, 0.15), (0.75, 0.65, 0.3), (0.8, 0.75, 0.5, 0.25), (0.9, 0.8, 0.7, 0.5),
-          (0.95, 0.9, 0.85, 0.7))
+LADDER = (
+    (),
+    (0.25,),
+    (0.5,),
+    (0.5, 0.25),
+    (0.5, 0.5),
+    (0.6, 0.6, 0.15),
+    (0.75, 0.65, 0.3),
+    (0.8, 0.75, 0.5, 0.25),
+    (0.9, 0.8, 0.7, 0.5),
+    (0.95, 0.9, 0.85, 0.7),
+)
 PLACES = max(map(len, LADDER))
-REFINEMENT = 3.0  # the update index moves an expected loss by at most this factor: beyond what calibration saw it would be a guess
-STEPS = 200       # places on the ladder that are tried
+# the update index moves an expected loss by at most this factor: beyond what calibration saw it would be a guess
+REFINEMENT = 3.0
+STEPS = 200  # places on the ladder that are tried
 
 
 def ladder_ratios(place: float) -> tuple[float, ...]:
     """Ratios at a place of the ladder, 0 = nothing pruned, 1 = its end; linear between rungs."""
     at = min(max(place, 0.0), 1.0) * (len(LADDER) - 1)
     low = min(int(at), len(LADDER) - 2)
-    a, b = (rung + (0.0,) * (PLACES - len(rung)) for rung in LADDER[low:low + 2])
+    a, b = (rung + (0.0,) * (PLACES - len(rung)) for rung in LADDER[low : low + 2])
     return tuple(round(x + (at - low) * (y - x), 4) for x, y in zip(a, b))
 
 
@@ -58,8 +71,10 @@ def check_goal(goal: str, value: float) -> None:
     if goal not in GOALS:
         raise OptionError(f"auto_goal is {goal!r}.", f"Choose one of {', '.join(GOALS)}.")
     if goal == QUALITY and not 0 < value < 1:
-        raise OptionError(f"auto_value is {value!r} for a quality.",
-                          "Use an SSIM between 0 and 1: 0.95 is hard to tell from the full picture, 0.8 is visibly softer.")
+        raise OptionError(
+            f"auto_value is {value!r} for a quality.",
+            "Use an SSIM between 0 and 1: 0.95 is hard to tell from the full picture, 0.8 is visibly softer.",
+        )
     if goal == SECONDS and not 0 < value < math.inf:
         raise OptionError(f"auto_value is {value!r} for a time.", "Use a number of seconds above 0.")
 
@@ -71,8 +86,8 @@ def check_goal(goal: str, value: float) -> None:
 class Table:
     """Measured likeness along the ladder for one model, selector and fill.
 
-    ssim: mean SSIM to the dense run per rung, falling. index: geometric mean of the pictures' update indices; a picture's expected
-    1 - SSIM is the rung's times (its index / this one) ** slope.
+    ssim: mean SSIM to the dense run per rung, falling. index: geometric mean of the pictures' update indices; a
+    picture's expected 1 - SSIM is the rung's times (its index / this one) ** slope.
     """
 
     family: str
@@ -102,25 +117,41 @@ class Table:
 
 def read_tables(path: Path = TABLES) -> list[Table]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return [Table(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in content["tables"]]
+    return [
+        Table(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in content["tables"]
+    ]
 
 
 def find_table(model, schedule: ScaleSchedule, policy: StepVAR, tables: Sequence[Table] | None = None) -> Table:
-    """The table measured on what is most like this model and policy. Raises OptionError for a family nobody calibrated."""
+    """The table measured on what is most like this model and policy. Raises OptionError for a family nobody
+    calibrated."""
     tables = [t for t in (read_tables() if tables is None else tables) if t.family == model.family]
     if not tables:
-        raise OptionError(f"No {model.family} model was calibrated: which ratios reach a quality is not known.",
-                          "Set auto_goal to seconds or off, or calibrate: python -m tests.bench.quality --calibrate --model FILE --vae FILE.")
+        raise OptionError(
+            f"No {model.family} model was calibrated: which ratios reach a quality is not known.",
+            "Set auto_goal to seconds or off, or calibrate: python -m tests.bench.quality --calibrate --model FILE "
+            "--vae FILE.",
+        )
     cost, wanted = model.cost(), (schedule.final.h, schedule.final.w)
 
     def likeness(t: Table) -> tuple:
         is_same_model = t.grid == wanted and (t.layers, t.width) == (cost.layers, cost.width)
-        return is_same_model, t.fill == policy.fill, t.selector == policy.selector, -abs(math.log(t.grid[0] * t.grid[1] / (wanted[0] * wanted[1])))
+        return (
+            is_same_model,
+            t.fill == policy.fill,
+            t.selector == policy.selector,
+            -abs(math.log(t.grid[0] * t.grid[1] / (wanted[0] * wanted[1]))),
+        )
 
     best = max(tables, key=likeness)
     if not likeness(best)[0]:
-        log.warning("auto_goal quality: this model was not calibrated; the nearest table is of %d blocks, width %d, %d x %d tokens.",
-                    best.layers, best.width, *best.grid)
+        log.warning(
+            "auto_goal quality: this model was not calibrated; the nearest table is of %d blocks, width %d, %d x %d "
+            "tokens.",
+            best.layers,
+            best.width,
+            *best.grid,
+        )
     return best
 
 
@@ -132,7 +163,8 @@ def update_index(before: Tensor, after: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class QualityGoal(StepVAR):
-    """StepVAR whose ratios are chosen during the run, for an SSIM of at least `ssim` expected of every picture of the batch.
+    """StepVAR whose ratios are chosen during the run, for an SSIM of at least `ssim` expected of every picture of the
+    batch.
 
     `plan` answers for no pruning, so that memory and cache suffice for any choice.
     """
@@ -141,7 +173,13 @@ class QualityGoal(StepVAR):
     table: Table | None = None
 
     def begin(self, plans, schedule: ScaleSchedule, batch: int, width: int, device, noise) -> QualityRun:
-        return QualityRun(self, plans, schedule, batch, lambda policy, chosen: policy.begin(chosen, schedule, batch, width, device, noise))
+        return QualityRun(
+            self,
+            plans,
+            schedule,
+            batch,
+            lambda policy, chosen: policy.begin(chosen, schedule, batch, width, device, noise),
+        )
 
     def describe(self) -> str:
         return f"auto, SSIM {self.ssim:g}, {self.selector} fill {self.fill}"
@@ -165,7 +203,7 @@ class QualityRun:
             self._take(ladder_ratios(goal.table.place(goal.ssim)))
 
     def _take(self, ratios: tuple[float, ...]) -> None:
-        policy, before = self.goal.with_ratios(ratios[:len(self.schedule)]), self.run
+        policy, before = self.goal.with_ratios(ratios[: len(self.schedule)]), self.run
         self.plans = policy.plan(self.schedule, self.first_layer, self.first_layer + 1, self.batch)
         self.run = self.begin(policy, self.plans)
         if before is not None:
@@ -175,9 +213,16 @@ class QualityRun:
         self.run.saw(step, f_hat)
         if step.index == self.decided_after:
             before = f_hat.new_zeros(()) if self.f_hat is None else self.f_hat
-            index = float(update_index(before, f_hat).max())  # the one host read: the most changing picture speaks for the batch
+            index = float(
+                update_index(before, f_hat).max()
+            )  # the one host read: the most changing picture speaks for the batch
             ratios = ladder_ratios(self.goal.table.place(self.goal.ssim, index))
-            log.info("auto: update index %.3f (calibrated on %.3f), ratios %s", index, self.goal.table.index, "/".join(f"{r:g}" for r in ratios))
+            log.info(
+                "auto: update index %.3f (calibrated on %.3f), ratios %s",
+                index,
+                self.goal.table.index,
+                "/".join(f"{r:g}" for r in ratios),
+            )
             self._take(ratios)
         self.f_hat = f_hat
 
@@ -189,7 +234,9 @@ def quality_goal(model, schedule: ScaleSchedule, policy: StepVAR, ssim: float) -
     """`policy` with its ratios left to the run. Raises OptionError for a bad value or an uncalibrated family."""
     check_goal(QUALITY, ssim)
     names = [name for name in StepVAR.__dataclass_fields__ if name != "ratios"]
-    return QualityGoal((), **{name: getattr(policy, name) for name in names}, ssim=ssim, table=find_table(model, schedule, policy))
+    return QualityGoal(
+        (), **{name: getattr(policy, name) for name in names}, ssim=ssim, table=find_table(model, schedule, policy)
+    )
 
 
 # seconds ------------------------------------------------------------------------------------------
@@ -197,7 +244,8 @@ def quality_goal(model, schedule: ScaleSchedule, policy: StepVAR, ssim: float) -
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds of a pass: per_pass + per_flop * FLOPs + per_token * tokens of the whole grid (drawing and filling prune nothing)."""
+    """Seconds of a pass: per_pass + per_flop * FLOPs + per_token * tokens of the whole grid (drawing and filling
+    prune nothing)."""
 
     per_pass: float
     per_flop: float
@@ -217,7 +265,11 @@ class Timings:
 
     def add(self, key: tuple, cost: Estimate, trace: Trace) -> None:
         """Remembers the passes of a run; forced ones are left out, since several of them ran as one."""
-        passes = [(s.flops, s.tokens, t.seconds, s.kept / s.tokens) for s, t in zip(cost.scales, trace.scales) if s.kept and not t.is_forced]
+        passes = [
+            (s.flops, s.tokens, t.seconds, s.kept / s.tokens)
+            for s, t in zip(cost.scales, trace.scales)
+            if s.kept and not t.is_forced
+        ]
         if passes:
             kept = self.seen.pop(key, deque(maxlen=self.runs))
             kept.append(passes)
@@ -226,7 +278,8 @@ class Timings:
                 del self.seen[next(iter(self.seen))]
 
     def rate(self, key: tuple) -> Rate | None:
-        """Least squares with no negative term; None until passes with and without pruning were seen, which tell drawing from running."""
+        """Least squares with no negative term; None until passes with and without pruning were seen, which tell
+        drawing from running."""
         passes = list(chain.from_iterable(self.seen.get(key, ())))
         if not passes or min(p[3] for p in passes) > 0.75 or max(p[3] for p in passes) < 1:
             return None
@@ -243,15 +296,24 @@ class Timings:
         return Rate(*map(float, min(found)[1])) if found else None
 
 
-def probe(run: Callable[[StepVAR], Trace], cost_of: Callable[[StepVAR], Estimate], schedule: ScaleSchedule, policy: StepVAR, timings: Timings,
-          key: tuple) -> None:
-    """Times the first and the last scale alone, the last one dense and mostly pruned: together about half of a dense run.
+def probe(
+    run: Callable[[StepVAR], Trace],
+    cost_of: Callable[[StepVAR], Estimate],
+    schedule: ScaleSchedule,
+    policy: StepVAR,
+    timings: Timings,
+    key: tuple,
+) -> None:
+    """Times the first and the last scale alone, the last one dense and mostly pruned: together about half of a dense
+    run.
 
     The first of three runs warms up and is not counted.
     """
     skip = 1.0 if schedule.final.clip == 0 else 0.99
     between = (skip,) * (len(schedule) - 2)
-    plain = replace(policy, guidance_late="both", guidance_late_scales=0, fill="nearest" if policy.fill == "cache" else policy.fill)
+    plain = replace(
+        policy, guidance_late="both", guidance_late_scales=0, fill="nearest" if policy.fill == "cache" else policy.fill
+    )
     for is_counted, ratio in ((False, 0.75), (True, 0.0), (True, 0.75)):
         tried = replace(plain, ratios=(ratio, *between))
         trace = run(tried)
@@ -260,36 +322,51 @@ def probe(run: Callable[[StepVAR], Trace], cost_of: Callable[[StepVAR], Estimate
     log.info("auto: timed the first and last scale, %s", timings.rate(key))
 
 
-def choose_ratios(model, schedule: ScaleSchedule, goal: str, value: float, policy: StepVAR | None = None, cfg=None, batch: int = 1,
-                  rate: Rate | None = None, index: float | None = None) -> tuple[float, ...]:
-    """Ratios for a goal: the least pruning whose predicted time is within `value` seconds, or the most whose expected SSIM is `value`.
+def choose_ratios(
+    model,
+    schedule: ScaleSchedule,
+    goal: str,
+    value: float,
+    policy: StepVAR | None = None,
+    cfg=None,
+    batch: int = 1,
+    rate: Rate | None = None,
+    index: float | None = None,
+) -> tuple[float, ...]:
+    """Ratios for a goal: the least pruning whose predicted time is within `value` seconds, or the most whose expected
+    SSIM is `value`.
 
-    policy: the other settings. rate: from Timings, needed for seconds. index: the picture's update index, None = an average picture.
-    Where even the strongest pruning is too slow it is returned, with a warning. Raises OptionError for bad values.
+    policy: the other settings. rate: from Timings, needed for seconds. index: the picture's update index, None = an
+    average picture. Where even the strongest pruning is too slow it is returned, with a warning. Raises OptionError
+    for bad values.
     """
     check_goal(goal, value)
     policy = policy or StepVAR(())
     if goal == OFF:
         return policy.ratios
     if goal == QUALITY:
-        return ladder_ratios(find_table(model, schedule, policy).place(value, index))[:len(schedule)]
+        return ladder_ratios(find_table(model, schedule, policy).place(value, index))[: len(schedule)]
     if rate is None:
-        raise OptionError("A time was asked for, but nothing was timed on this machine yet.", "Time a run or a probe first (Timings).")
+        raise OptionError(
+            "A time was asked for, but nothing was timed on this machine yet.", "Time a run or a probe first (Timings)."
+        )
 
     def seconds(place: float) -> float:
-        ratios = ladder_ratios(place)[:len(schedule)]
+        ratios = ladder_ratios(place)[: len(schedule)]
         return rate.seconds(estimate(model, schedule, replace(policy, ratios=ratios), cfg, batch))
 
     low, high = 0, STEPS  # the answer lies in (low, high] unless nothing needs to be pruned
     if seconds(0.0) <= value:
-        return ladder_ratios(0.0)[:len(schedule)]
+        return ladder_ratios(0.0)[: len(schedule)]
     if seconds(1.0) > value:
-        log.warning("auto: even the strongest pruning is predicted to take %.2f s; %.2f s were asked for.", seconds(1.0), value)
-        return ladder_ratios(1.0)[:len(schedule)]
+        log.warning(
+            "auto: even the strongest pruning is predicted to take %.2f s; %.2f s were asked for.", seconds(1.0), value
+        )
+        return ladder_ratios(1.0)[: len(schedule)]
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if seconds(middle / STEPS) <= value else (middle, high)
-    return ladder_ratios(high / STEPS)[:len(schedule)]
+    return ladder_ratios(high / STEPS)[: len(schedule)]
 
 
 class Auto:
@@ -298,7 +375,17 @@ class Auto:
     timings: this machine's, which learn() adds to whatever the goal, so that a later goal in seconds needs no probe.
     """
 
-    def __init__(self, goal: str, value: float, timings: Timings, model, schedule: ScaleSchedule, policy, cfg=None, batch: int = 1):
+    def __init__(
+        self,
+        goal: str,
+        value: float,
+        timings: Timings,
+        model,
+        schedule: ScaleSchedule,
+        policy,
+        cfg=None,
+        batch: int = 1,
+    ):
         self.goal, self.value, self.timings = goal, value, timings
         self.model, self.schedule, self.cfg, self.batch = model, schedule, cfg, batch
         if goal == QUALITY:
@@ -311,11 +398,21 @@ class Auto:
         return estimate(self.model, self.schedule, self.policy if policy is None else policy, self.cfg, self.batch)
 
     def choose(self, key: tuple, run: Callable[[StepVAR], Trace]):
-        """The policy to run, now that the model is loaded. run(policy) -> Trace is called where seconds were never timed for this key."""
+        """The policy to run, now that the model is loaded. run(policy) -> Trace is called where seconds were never
+        timed for this key."""
         if self.goal == SECONDS:
             if self.timings.rate(key) is None:
                 probe(run, self.cost, self.schedule, self.policy, self.timings, key)
-            ratios = choose_ratios(self.model, self.schedule, self.goal, self.value, self.policy, self.cfg, self.batch, self.timings.rate(key))
+            ratios = choose_ratios(
+                self.model,
+                self.schedule,
+                self.goal,
+                self.value,
+                self.policy,
+                self.cfg,
+                self.batch,
+                self.timings.rate(key),
+            )
             self.policy = replace(self.policy, ratios=ratios)
         return self.policy
 

@@ -14,14 +14,22 @@ LAYERS = ("kept", *SCORES)
 # Okabe and Ito's colour-blind-safe orange for edges; a dark blue for what was pruned; viridis anchors for scores
 EDGE = (0.902, 0.624, 0.0)
 PRUNED = (0.06, 0.09, 0.25)
-VIRIDIS = ((0.267, 0.005, 0.329), (0.229, 0.322, 0.546), (0.128, 0.567, 0.551), (0.369, 0.789, 0.383), (0.993, 0.906, 0.144))
+VIRIDIS = (
+    (0.267, 0.005, 0.329),
+    (0.229, 0.322, 0.546),
+    (0.128, 0.567, 0.551),
+    (0.369, 0.789, 0.383),
+    (0.993, 0.906, 0.144),
+)
 
 
 def pick_scale(trace: Trace, scale: int) -> ScaleTrace:
     """The scale of that index, negative ones counted from the end. Raises OptionError beyond the run's scales."""
     if not -len(trace.scales) <= scale < len(trace.scales):
-        raise OptionError(f"Scale {scale} was asked for; the run has {len(trace.scales)}.",
-                          f"Use 0 to {len(trace.scales) - 1}, or -1 for the last one.")
+        raise OptionError(
+            f"Scale {scale} was asked for; the run has {len(trace.scales)}.",
+            f"Use 0 to {len(trace.scales) - 1}, or -1 for the last one.",
+        )
     return trace.scales[scale]
 
 
@@ -36,8 +44,11 @@ def layer_map(scale: ScaleTrace, layer: str) -> Tensor:
         return scale.kept.float()
     score = getattr(scale, layer)
     if score is None:
-        raise OptionError(f"Scale {scale.size[1]}x{scale.size[2]} has no {layer} scores: it ran without pruning, or its "
-                          "selector computes none.", "Show the layer 'kept', or a pruned scale of a StepVAR run.")
+        raise OptionError(
+            f"Scale {scale.size[1]}x{scale.size[2]} has no {layer} scores: it ran without pruning, or its "
+            "selector computes none.",
+            "Show the layer 'kept', or a pruned scale of a StepVAR run.",
+        )
     low, high = score.flatten(1).amin(1), score.flatten(1).amax(1)
     spread = (high - low).clamp(min=1e-12).view(-1, 1, 1, 1)
     return (score - low.view(-1, 1, 1, 1)) / spread
@@ -57,11 +68,18 @@ def draw(image_BHW3: Tensor, map_BTHW: Tensor, layer: str, opacity: float) -> Te
     frames, height, width, _ = image_BHW3.shape
     map_FHW = to_pixels(map_BTHW, height, width).to(image_BHW3.device)
     if frames % len(map_FHW):
-        raise OptionError(f"{frames} pictures were given; the run made {len(map_FHW)}.", "Connect the pictures decoded from this very run.")
+        raise OptionError(
+            f"{frames} pictures were given; the run made {len(map_FHW)}.",
+            "Connect the pictures decoded from this very run.",
+        )
     map_FHW = map_FHW.repeat_interleave(frames // len(map_FHW), 0)
     if layer == "kept":
         shade = image_BHW3 + ((1 - map_FHW) * opacity).unsqueeze(-1) * (image_BHW3.new_tensor(PRUNED) - image_BHW3)
-        return torch.where(_border(map_FHW).unsqueeze(-1), shade + min(1.0, opacity * 1.3) * (image_BHW3.new_tensor(EDGE) - shade), shade)
+        return torch.where(
+            _border(map_FHW).unsqueeze(-1),
+            shade + min(1.0, opacity * 1.3) * (image_BHW3.new_tensor(EDGE) - shade),
+            shade,
+        )
     return image_BHW3 + opacity * (viridis(map_FHW) - image_BHW3)
 
 

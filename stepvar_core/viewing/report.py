@@ -21,7 +21,12 @@ def draw_report(trace: Trace) -> Tensor:
     total = sum(s.tokens for s in trace.scales)
     ran = sum(s.tokens_run for s in trace.scales)
     pen.text((MARGIN, MARGIN), f"{trace.family}   {trace.pruning}", INK, font)
-    pen.text((MARGIN, MARGIN + 26), f"{ran} of {total} tokens ran ({ran / total:.0%})   {trace.seconds:.2f} s   batch {trace.batch}", FAINT, small)
+    pen.text(
+        (MARGIN, MARGIN + 26),
+        f"{ran} of {total} tokens ran ({ran / total:.0%})   {trace.seconds:.2f} s   batch {trace.batch}",
+        FAINT,
+        small,
+    )
     legend = WIDTH - MARGIN - 210
     for i, (colour, said) in enumerate(((KEPT, "tokens that ran"), (TIME, "time"))):
         pen.rounded_rectangle((legend, MARGIN + 6 + 22 * i, legend + 18, MARGIN + 16 + 22 * i), 3, colour)

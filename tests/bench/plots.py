@@ -71,14 +71,16 @@ def nice_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 def draw(panels: Sequence[Panel], columns: int, path: Path) -> None:
     """Writes the panels as one PNG, `columns` to a row."""
     widths = [max(p.size[0] for p in panels[i::columns]) for i in range(min(columns, len(panels)))]
-    lines = [panels[i:i + columns] for i in range(0, len(panels), columns)]
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [max(p.size[1] for p in line) for line in lines]
     picture = Image.new("RGB", (sum(widths) * SHARPEN, sum(heights) * SHARPEN), GROUND)
     for r, line in enumerate(lines):
         for c, panel in enumerate(line):
             picture.paste(_panel(panel), (sum(widths[:c]) * SHARPEN, sum(heights[:r]) * SHARPEN))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width // SHARPEN, picture.height // SHARPEN), Image.Resampling.LANCZOS).save(path, optimize=True)
+    picture.resize((picture.width // SHARPEN, picture.height // SHARPEN), Image.Resampling.LANCZOS).save(
+        path, optimize=True
+    )
 
 
 def _panel(panel: Panel) -> Image.Image:
@@ -111,8 +113,13 @@ def _panel(panel: Panel) -> Image.Image:
     for i, y in enumerate(y_ticks):
         top = at(x_range[0], y)[1]
         pen.line((box[0], top, box[2], top), GRID, SHARPEN)
-        pen.text((box[0] - 7 * SHARPEN, top), panel.rows[i] if panel.rows else f"{round(y, 10):g}", FAINT if not panel.rows else INK, small,
-                 anchor="rm")
+        pen.text(
+            (box[0] - 7 * SHARPEN, top),
+            panel.rows[i] if panel.rows else f"{round(y, 10):g}",
+            FAINT if not panel.rows else INK,
+            small,
+            anchor="rm",
+        )
     pen.line((box[0], box[1], box[0], box[3], box[2], box[3]), FAINT, SHARPEN)
     pen.text(((box[0] + box[2]) / 2, height - 14 * SHARPEN), panel.x_label, INK, font, anchor="mm")
     if panel.y_label:
@@ -156,5 +163,8 @@ def _legend(pen: ImageDraw.ImageDraw, panel: Panel, box, points, at, font) -> No
     pen.rectangle((left, top, left + width, top + height), "#ffffff", GRID, SHARPEN)
     for i, name in enumerate(names):
         middle = top + 4 * SHARPEN + row * (i + 0.5)
-        pen.ellipse((left + 6 * SHARPEN, middle - 3 * SHARPEN, left + 12 * SHARPEN, middle + 3 * SHARPEN), COLOURS[i % len(COLOURS)])
+        pen.ellipse(
+            (left + 6 * SHARPEN, middle - 3 * SHARPEN, left + 12 * SHARPEN, middle + 3 * SHARPEN),
+            COLOURS[i % len(COLOURS)],
+        )
         pen.text((left + 18 * SHARPEN, middle), name, INK, font, anchor="lm")

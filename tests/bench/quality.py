@@ -1,13 +1,15 @@
-"""How far pruned pictures are from dense ones of the same seed, what they cost, and which setting is best: the paper's ablations.
+"""How far pruned pictures are from dense ones of the same seed, what they cost, and which setting is best: the
+paper's ablations.
 
-    python -m tests.bench.quality --out quality                      # every experiment on the bundled demo model, hours on a CPU
-    python -m tests.bench.quality --out quality --experiments fill ratio --pictures 44
-    python -m tests.bench.quality --out quality --classifier .demo-work/classifier.pt
-    python -m tests.bench.quality --out quality --calibrate          # the table behind auto_goal of StepVAR Pruning
+    python -m tests.bench.quality --out quality                      # every experiment on the bundled demo model,
+    hours on a CPU python -m tests.bench.quality --out quality --experiments fill ratio --pictures 44 python -m
+    tests.bench.quality --out quality --classifier .demo-work/classifier.pt python -m tests.bench.quality --out
+    quality --calibrate          # the table behind auto_goal of StepVAR Pruning
 
-Dense and pruned runs share batch, seed and noise, so pruning is the only difference; dense pictures are made once. Results are
-appended to results.jsonl as they come and never computed twice: stop and start at will. Each experiment becomes a Markdown table
-and a chart. Numbers are means with 95 % bootstrap intervals over pictures (pairs of label and seed), differences are paired.
+Dense and pruned runs share batch, seed and noise, so pruning is the only difference; dense pictures are made once.
+Results are appended to results.jsonl as they come and never computed twice: stop and start at will. Each experiment
+becomes a Markdown table and a chart. Numbers are means with 95 % bootstrap intervals over pictures (pairs of label
+and seed), differences are paired.
 
 The demo model's classifier is not part of the pack (training leaves it in .demo-work): without --classifier the columns
 "crops recognised" and "Frechet" are left out.
@@ -56,9 +58,13 @@ class Metric:
 
 
 METRICS = {
-    "psnr": Metric("PSNR", "dB", 1), "ssim": Metric("SSIM", "", 3), "gmsd": Metric("gradient deviation", "", 4, False),
-    "spectrum": Metric("spectrum error", "dB", 2, False), "codes": Metric("equal codes", "%", 0),
-    "energy": Metric("residual energy kept", "%", 0), "label": Metric("crops recognised", "%", 1),
+    "psnr": Metric("PSNR", "dB", 1),
+    "ssim": Metric("SSIM", "", 3),
+    "gmsd": Metric("gradient deviation", "", 4, False),
+    "spectrum": Metric("spectrum error", "dB", 2, False),
+    "codes": Metric("equal codes", "%", 0),
+    "energy": Metric("residual energy kept", "%", 0),
+    "label": Metric("crops recognised", "%", 1),
 }
 
 
@@ -69,11 +75,19 @@ class Bench:
         self.model, self.vae = sv.load_model(a.model, device=a.device), sv.load_vae(a.vae, device=a.device)
         self.schedule, self.device, self.batch, self.out = self.model.schedule(), a.device, a.batch, Path(a.out)
         classes = self.model.config.num_classes
-        self.pictures = {mode: a.pictures if mode == "sampled" else min(a.pictures, classes) for mode in a.modes}  # greedy: one picture per label
+        self.pictures = {
+            mode: a.pictures if mode == "sampled" else min(a.pictures, classes) for mode in a.modes
+        }  # greedy: one picture per label
         self.judge = load_classifier(a.classifier, a.device) if a.classifier else None
         self.out.mkdir(parents=True, exist_ok=True)
-        self._check_header({"model": digest(a.model), "vae": digest(a.vae), "batch": a.batch,
-                            "classifier": digest(a.classifier) if a.classifier else None})
+        self._check_header(
+            {
+                "model": digest(a.model),
+                "vae": digest(a.vae),
+                "batch": a.batch,
+                "classifier": digest(a.classifier) if a.classifier else None,
+            }
+        )
         self.results = {}
         file = self.out / "results.jsonl"
         if file.is_file():
@@ -85,28 +99,42 @@ class Bench:
         file = self.out / "run.json"
         if file.is_file() and (found := json.loads(file.read_text())) != header:
             different = ", ".join(k for k in header if found.get(k) != header[k])
-            sys.exit(f"{file} belongs to a run with another {different}. Choose another folder with --out, or delete this one.")
+            sys.exit(
+                f"{file} belongs to a run with another {different}. Choose another folder with --out, or delete this "
+                "one."
+            )
         file.write_text(json.dumps(header, indent=1))
 
     def starts(self, mode: str) -> range:
         return range(0, self.pictures[mode], self.batch)
 
     def labels(self, mode: str, start: int) -> list[int]:
-        return [(start + i) % self.model.config.num_classes for i in range(min(self.batch, self.pictures[mode] - start))]
+        return [
+            (start + i) % self.model.config.num_classes for i in range(min(self.batch, self.pictures[mode] - start))
+        ]
 
     def sample(self, mode: str, start: int, policy, vae=None, on_scale=None) -> tuple[sv.Result, float, float]:
         """The pictures `start`… of a mode, wall seconds and CPU seconds."""
         condition = self.model.class_condition(self.labels(mode, start))
         wall, cpu = time.perf_counter(), time.process_time()
-        result = sv.sample(self.model, vae or self.vae, condition, schedule=self.schedule, seed=start, pruning=policy, on_scale=on_scale,
-                           **MODES[mode])
+        result = sv.sample(
+            self.model,
+            vae or self.vae,
+            condition,
+            schedule=self.schedule,
+            seed=start,
+            pruning=policy,
+            on_scale=on_scale,
+            **MODES[mode],
+        )
         if self.device != "cpu":
             torch.cuda.synchronize()
         return result, time.perf_counter() - wall, time.process_time() - cpu
 
     @torch.inference_mode()
     def dense(self, mode: str, start: int) -> dict[str, Tensor]:
-        """Of the run without pruning: pictures, codes, per pass the energy still to come at each position and the update index. Made once."""
+        """Of the run without pruning: pictures, codes, per pass the energy still to come at each position and the
+        update index. Made once."""
         file = self.out / "dense" / f"{mode}_{start}.safetensors"
         if file.is_file():
             return load_file(file)
@@ -137,14 +165,27 @@ class Bench:
         result, wall, cpu = self.sample(mode, start, setting.policy(peek), vae)
         images = self.vae.decode(result.latent).cpu()
         passes = zip(result.codes, self.schedule.passes)
-        codes = torch.cat([c.cpu() if c.shape[1] else torch.full((len(images), p.scale.tokens), -2) for c, p in passes], 1)
-        shares = [(dense[f"energy_{i}"] * s.kept.flatten(1)).sum(1) / dense[f"energy_{i}"].sum(1)
-                  for i, s in enumerate(result.trace.scales) if s.tokens_run < s.tokens]
-        record = {"mode": mode, "key": setting.key, "start": start, "seconds": wall, "cpu": cpu,
-                  "psnr": numbers(psnr(dense["images"], images).clamp(max=LARGEST_PSNR)), "ssim": numbers(ssim(dense["images"], images)),
-                  "gmsd": numbers(gradient_deviation(dense["images"], images)), "spectrum": numbers(radial_spectrum_error(dense["images"], images)),
-                  "codes": numbers(100 * (codes == dense["codes"]).float().mean(1)),
-                  "energy": numbers(100 * torch.stack(shares).mean(0)) if shares else [100.0] * len(images)}
+        codes = torch.cat(
+            [c.cpu() if c.shape[1] else torch.full((len(images), p.scale.tokens), -2) for c, p in passes], 1
+        )
+        shares = [
+            (dense[f"energy_{i}"] * s.kept.flatten(1)).sum(1) / dense[f"energy_{i}"].sum(1)
+            for i, s in enumerate(result.trace.scales)
+            if s.tokens_run < s.tokens
+        ]
+        record = {
+            "mode": mode,
+            "key": setting.key,
+            "start": start,
+            "seconds": wall,
+            "cpu": cpu,
+            "psnr": numbers(psnr(dense["images"], images).clamp(max=LARGEST_PSNR)),
+            "ssim": numbers(ssim(dense["images"], images)),
+            "gmsd": numbers(gradient_deviation(dense["images"], images)),
+            "spectrum": numbers(radial_spectrum_error(dense["images"], images)),
+            "codes": numbers(100 * (codes == dense["codes"]).float().mean(1)),
+            "energy": numbers(100 * torch.stack(shares).mean(0)) if shares else [100.0] * len(images),
+        }
         if self.judge is not None:
             record["label"] = numbers(100 * self.judge.recognised(images, torch.tensor(self.labels(mode, start))))
             record["features"] = base64.b64encode(self.judge.features(images).half().numpy().tobytes()).decode()
@@ -154,21 +195,35 @@ class Bench:
         return record
 
     def run(self, wanted: list[Setting], modes: tuple[str, ...] = tuple(MODES)) -> None:
-        """Everything that is missing, batch by batch, so that an early stop leaves all settings with as many pictures."""
-        todo = [(mode, start, setting) for mode in self.pictures if mode in modes for start in self.starts(mode) for setting in wanted
-                if (mode, setting.key, start) not in self.results]
+        """Everything that is missing, batch by batch, so that an early stop leaves all settings with as many
+        pictures."""
+        todo = [
+            (mode, start, setting)
+            for mode in self.pictures
+            if mode in modes
+            for start in self.starts(mode)
+            for setting in wanted
+            if (mode, setting.key, start) not in self.results
+        ]
         began = said = time.monotonic()
         for done, (mode, start, setting) in enumerate(todo, 1):
             self.measure(mode, setting, start)
             now = time.monotonic()
             if now - said > SAY_SECONDS:
                 said = now
-                print(f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left", file=sys.stderr,
-                      flush=True)
+                print(
+                    f"{done}/{len(todo)} {mode} {start}, {(now - began) / done * (len(todo) - done) / 60:.0f} min left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def column(self, mode: str, setting: Setting, name: str) -> np.ndarray:
         """One number per picture, in the order of labels and seeds."""
-        found = [self.results[mode, setting.key, s][name] for s in self.starts(mode) if (mode, setting.key, s) in self.results]
+        found = [
+            self.results[mode, setting.key, s][name]
+            for s in self.starts(mode)
+            if (mode, setting.key, s) in self.results
+        ]
         return np.concatenate(found) if found and isinstance(found[0], list) else np.array(found)
 
     def features(self, mode: str, setting: Setting) -> np.ndarray:
@@ -177,7 +232,8 @@ class Bench:
         return np.concatenate(rows).astype(np.float64)
 
     def speedups(self, mode: str, setting: Setting) -> tuple[float, float]:
-        """Predicted from FLOPs, and measured: median over batches of the dense time over this one's. CPU time on the CPU, else wall."""
+        """Predicted from FLOPs, and measured: median over batches of the dense time over this one's. CPU time on the
+        CPU, else wall."""
         clock = "cpu" if self.device == "cpu" else "seconds"
         predicted = sv.estimate(self.model, self.schedule, setting.policy(), batch=self.batch).speedup
         return predicted, float(np.median(self.column(mode, DENSE, clock) / self.column(mode, setting, clock)))
@@ -192,25 +248,31 @@ def numbers(values: Tensor) -> list[float]:
 
 
 class Judge:
-    """The demo model's classifier: what a picture shows, and features whose distribution the Frechet distance compares."""
+    """The demo model's classifier: what a picture shows, and features whose distribution the Frechet distance
+    compares."""
 
     def __init__(self, classifier: Classifier, device: str):
         self.classifier, self.device = classifier, device
         self.width = classifier.head.in_features // 4
 
     def recognised(self, image_BHW3: Tensor, labels_B: Tensor) -> Tensor:
-        """(B,): share of a picture's nine crops that are named right; a vote of all nine is too easy to tell settings apart."""
+        """(B,): share of a picture's nine crops that are named right; a vote of all nine is too easy to tell settings
+        apart."""
         named = [self.classifier(crop).argmax(1).cpu() == labels_B for crop in self._crops(image_BHW3)]
         return torch.stack(named).float().mean(0)
 
     def features(self, image_BHW3: Tensor) -> Tensor:
-        """(B, width): the last maps' means. Fewer numbers than the head reads: a covariance needs more pictures than numbers."""
+        """(B, width): the last maps' means. Fewer numbers than the head reads: a covariance needs more pictures than
+        numbers."""
         return torch.stack([self.classifier.body(crop).mean((2, 3)) for crop in self._crops(image_BHW3)]).mean(0).cpu()
 
     def _crops(self, image_BHW3: Tensor) -> list[Tensor]:
         if image_BHW3.shape[1:3] != (PICTURE, PICTURE):
-            sys.exit(f"The classifier judges pictures of {PICTURE} x {PICTURE} pixels; this model draws {image_BHW3.shape[2]} x {image_BHW3.shape[1]}. "
-                     "Leave out --classifier.")
+            sys.exit(
+                f"The classifier judges pictures of {PICTURE} x {PICTURE} pixels; this model draws "
+                f"{image_BHW3.shape[2]} x {image_BHW3.shape[1]}. "
+                "Leave out --classifier."
+            )
         return nine_crops(image_BHW3.to(self.device).movedim(-1, 1) * 2 - 1)
 
 
@@ -237,7 +299,9 @@ def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(covariances[0])
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
-    return float(((a_ND.mean(0) - b_ND.mean(0)) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared)
+    return float(
+        ((a_ND.mean(0) - b_ND.mean(0)) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared
+    )
 
 
 def frechet_interval(a_ND: np.ndarray, b_ND: np.ndarray, resamples: int = 60) -> tuple[float, float, float]:
@@ -256,11 +320,14 @@ def cell(values: tuple[float, float, float], digits: int, sign: str = "") -> str
 
 
 def baseline(experiment: Experiment, series: str, x: float | None) -> Setting:
-    """What a setting is compared with: the one of that name; else the baseline series at the same x; else, of a lone series, the first."""
+    """What a setting is compared with: the one of that name; else the baseline series at the same x; else, of a lone
+    series, the first."""
     named = [s for _, _, s in experiment.settings if s.name == experiment.baseline]
     same = [s for other, at, s in experiment.settings if other == experiment.baseline and at == x]
     is_lone = len({other for other, _, _ in experiment.settings}) == 1
-    return (named or ([] if is_lone else same) or [s for other, _, s in experiment.settings if other == experiment.baseline])[0]
+    return (
+        named or ([] if is_lone else same) or [s for other, _, s in experiment.settings if other == experiment.baseline]
+    )[0]
 
 
 def table(bench: Bench, mode: str, name: str, experiment: Experiment) -> str:
@@ -269,8 +336,14 @@ def table(bench: Bench, mode: str, name: str, experiment: Experiment) -> str:
     heads = ["setting", *(METRICS[m].title + (f", {METRICS[m].unit}" if METRICS[m].unit else "") for m in shown)]
     heads += ["Frechet to dense"] if bench.judge else []
     heads += [f"PSNR, paired difference to {experiment.baseline}", "FLOP speed-up", "measured speed-up"]
-    lines = [f"### {experiment.title} ({name}, {mode}, {bench.pictures[mode]} pictures)", "", experiment.question, "",
-             "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = [
+        f"### {experiment.title} ({name}, {mode}, {bench.pictures[mode]} pictures)",
+        "",
+        experiment.question,
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
     for series, x, setting in experiment.settings:
         row = [setting.name, *(cell(interval(bench.column(mode, setting, m)), METRICS[m].digits) for m in shown)]
         if bench.judge:
@@ -290,7 +363,15 @@ def chart(bench: Bench, mode: str, experiment: Experiment, metric: str) -> Panel
     if experiment.settings[0][1] is None:
         rows = [s.name for _, _, s in experiment.settings]
         points = [Point(m, i, x_low=low, x_high=high) for i, (m, low, high) in enumerate(found.values())]
-        return Panel(title, x_name, "", [Series(title, points, is_line=False)], rows, (640, 90 + 22 * len(rows)), left=30 + 6 * max(map(len, rows)))
+        return Panel(
+            title,
+            x_name,
+            "",
+            [Series(title, points, is_line=False)],
+            rows,
+            (640, 90 + 22 * len(rows)),
+            left=30 + 6 * max(map(len, rows)),
+        )
     names = dict.fromkeys(series for series, _, _ in experiment.settings)
     lines = [Series(n, [Point(x, *v) for (series, x, _), v in found.items() if series == n]) for n in names]
     return Panel(title, experiment.x_label, x_name, lines)
@@ -299,26 +380,47 @@ def chart(bench: Bench, mode: str, experiment: Experiment, metric: str) -> Panel
 def pareto(bench: Bench, mode: str, metric: str, clock: int, settings: dict[str, Setting]) -> tuple[Panel, str]:
     """Quality against speed-up as a chart and, numbered as there, the settings that nothing beats."""
     kind, about = ("FLOPs", "measured time")[clock], METRICS[metric]
-    points = [Point(bench.speedups(mode, s)[clock], interval(bench.column(mode, s, metric))[0], label=name) for name, s in settings.items()]
+    points = [
+        Point(bench.speedups(mode, s)[clock], interval(bench.column(mode, s, metric))[0], label=name)
+        for name, s in settings.items()
+    ]
     best = front(points)
-    shown = [Series("on the front", [replace(p, label=str(i)) for i, p in enumerate(best, 1)]),
-             Series("beaten", [replace(p, label="") for p in points if p not in best], is_line=False)]
-    lines = [f"### Pareto front, {about.title} against {kind} ({mode})", "", f"| | setting | {kind} speed-up | {about.title} |", "|---|---|---|---|"]
+    shown = [
+        Series("on the front", [replace(p, label=str(i)) for i, p in enumerate(best, 1)]),
+        Series("beaten", [replace(p, label="") for p in points if p not in best], is_line=False),
+    ]
+    lines = [
+        f"### Pareto front, {about.title} against {kind} ({mode})",
+        "",
+        f"| | setting | {kind} speed-up | {about.title} |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {i} | {p.label} | {p.x:.2f} | {p.y:.{about.digits}f} |" for i, p in enumerate(best, 1)]
-    return Panel(f"{about.title} against {kind}, {mode}", f"speed-up by {kind}", f"{about.title} to dense", shown), "\n".join(lines) + "\n"
+    return Panel(
+        f"{about.title} against {kind}, {mode}", f"speed-up by {kind}", f"{about.title} to dense", shown
+    ), "\n".join(lines) + "\n"
 
 
 def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
     """Writes report.md and the charts for whatever is complete."""
-    parts = ["# Quality of pruned pictures", "", f"{bench.model.family}, {bench.schedule.describe()}, batch {bench.batch}, "
-             f"threads: {torch.get_num_threads()}, torch {torch.__version__}. Measured speed-ups: "
-             + ("CPU time." if bench.device == "cpu" else "wall time.") + f" Equal pictures count as {LARGEST_PSNR:g} dB. \u00b1 is half a 95 % "
-             "bootstrap interval over pictures; differences are paired by label and seed.", ""]
+    parts = [
+        "# Quality of pruned pictures",
+        "",
+        f"{bench.model.family}, {bench.schedule.describe()}, batch {bench.batch}, "
+        f"threads: {torch.get_num_threads()}, torch {torch.__version__}. Measured speed-ups: "
+        + ("CPU time." if bench.device == "cpu" else "wall time.")
+        + f" Equal pictures count as {LARGEST_PSNR:g} dB. \u00b1 is half a 95 % "
+        "bootstrap interval over pictures; differences are paired by label and seed.",
+        "",
+    ]
     if bench.judge is None:
         parts += ["No classifier was given (--classifier), so recognition and Frechet distance are left out.", ""]
     for mode in bench.pictures:
-        complete = {n: e for n, e in chosen.items()
-                    if all((mode, s.key, start) in bench.results for _, _, s in e.settings for start in bench.starts(mode))}
+        complete = {
+            n: e
+            for n, e in chosen.items()
+            if all((mode, s.key, start) in bench.results for _, _, s in e.settings for start in bench.starts(mode))
+        }
         for name, experiment in complete.items():
             parts.append(table(bench, mode, name, experiment))
             file = f"{name}_{mode}.png"
@@ -327,9 +429,13 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
         named = ((n, s) for n, e in complete.items() for _, _, s in e.settings if s.peek != "oracle")
         settings = {s.name if any(c.isalpha() for c in s.name) else f"{n} {s.name}": s for n, s in named}
         settings = {n: s for n, s in {s.key: (n, s) for n, s in settings.items()}.values()}  # one name per setting
-        settings = {n: s for n, s in settings.items() if bench.speedups(mode, s)[0] > 1.001}  # what prunes nothing would stretch the charts
+        settings = {
+            n: s for n, s in settings.items() if bench.speedups(mode, s)[0] > 1.001
+        }  # what prunes nothing would stretch the charts
         if settings:
-            panels, tables = zip(*(pareto(bench, mode, m, clock, settings) for m in ("psnr", "ssim") for clock in (0, 1)))
+            panels, tables = zip(
+                *(pareto(bench, mode, m, clock, settings) for m in ("psnr", "ssim") for clock in (0, 1))
+            )
             parts += tables
             file = f"pareto_{mode}.png"
             draw(panels, 2, bench.out / file)
@@ -341,19 +447,31 @@ def report(bench: Bench, chosen: dict[str, Experiment]) -> Path:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="quality", help="folder for results, tables and charts; a later run goes on where this one stopped")
+    parser.add_argument(
+        "--out",
+        default="quality",
+        help="folder for results, tables and charts; a later run goes on where this one stopped",
+    )
     parser.add_argument("--experiments", nargs="+", help="names, default all; --list shows them")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--report", action="store_true", help="run nothing: tables and charts of every experiment that is complete")
-    parser.add_argument("--pictures", type=int, default=176, help="pairs of label and seed; greedy runs draw each label once")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing: tables and charts of every experiment that is complete"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=176, help="pairs of label and seed; greedy runs draw each label once"
+    )
     parser.add_argument("--batch", type=int, default=22)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
-    parser.add_argument("--threads", type=int, default=1, help="1 gives CPU times that other programs disturb least; 0 = all")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="1 gives CPU times that other programs disturb least; 0 = all"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default=MODEL_FILE)
     parser.add_argument("--vae", default=VAE_FILE)
     parser.add_argument("--classifier", help="the demo training's classifier.pt")
-    parser.add_argument("--calibrate", action="store_true", help="measure the table of auto_goal and write it to --table")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure the table of auto_goal and write it to --table"
+    )
     parser.add_argument("--table", help="where --calibrate writes; default: the one the pack uses")
     return parser.parse_args(arguments)
 
@@ -370,6 +488,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if a.calibrate:
         from .calibrate import calibrate
+
         calibrate(bench, a.table)
         return
     unknown = sorted(set(a.experiments or ()) - set(known))

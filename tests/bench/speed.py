@@ -6,7 +6,8 @@
 
 Random weights cost what trained ones cost. Dense and pruned runs alternate, so that a busy minute hits both; medians
 after a warm-up. It prints a markdown report, and checks three claims: the measured speed-up reaches at least 85 % of
-the predicted one, choosing and filling tokens takes less than 3 % of a dense run, and the cache is as large as computed.
+the predicted one, choosing and filling tokens takes less than 3 % of a dense run, and the cache is as large as
+computed.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ def random_pair(depth: int, pixels: int, device: str, dtype: torch.dtype) -> tup
     return model.to(dtype).requires_grad_(False).train(False), vae.requires_grad_(False).train(False)
 
 
-def selection_seconds(model: VAR, schedule: sv.ScaleSchedule, policy: sv.StepVAR, batch: int, device: str, runs: int) -> float:
-    """Seconds one picture batch spends on choosing, gathering, filling and tracing, on tensors of the run's own sizes."""
+def selection_seconds(
+    model: VAR, schedule: sv.ScaleSchedule, policy: sv.StepVAR, batch: int, device: str, runs: int
+) -> float:
+    """Seconds one picture batch spends on choosing, gathering, filling and tracing, on tensors of the run's own
+    sizes."""
     config = model.config
     plans = policy.plan(schedule, model.first_layer, config.depth, batch)
 
@@ -57,9 +61,15 @@ def selection_seconds(model: VAR, schedule: sv.ScaleSchedule, policy: sv.StepVAR
             pack_mask(tokens.kept_BN().cpu())
 
     with torch.inference_mode():
-        inputs = [(step, torch.randn(2 * batch, plan.tokens, config.width, device=device, dtype=model.dtype),
-                   torch.randn(batch, plan.head_tokens, config.vocab_size, device=device))
-                  for step, plan in zip(schedule.passes, plans) if not plan.is_dense and not plan.is_skipped]
+        inputs = [
+            (
+                step,
+                torch.randn(2 * batch, plan.tokens, config.width, device=device, dtype=model.dtype),
+                torch.randn(batch, plan.head_tokens, config.vocab_size, device=device),
+            )
+            for step, plan in zip(schedule.passes, plans)
+            if not plan.is_dense and not plan.is_skipped
+        ]
         overhead(inputs)
         return statistics.median(timed(lambda: overhead(inputs), device)[0] for _ in range(max(runs, 5)))
 
@@ -70,7 +80,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="with --family infinity: toy sizes, to see it run")
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=256, choices=sorted(EDGES))
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.75, 0.5], help="pruned fractions, last scale first")
+    parser.add_argument(
+        "--ratios", type=float, nargs="+", default=[0.75, 0.5], help="pruned fractions, last scale first"
+    )
     parser.add_argument("--fill", default="nearest")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
@@ -102,8 +114,10 @@ def main() -> None:
             measured[name].append(timed(lambda p=pruning: run(p), a.device))
     wall = {name: statistics.median(m[0] for m in rounds) for name, rounds in measured.items()}
     cpu = {name: statistics.median(m[1] for m in rounds) for name, rounds in measured.items()}
-    per_scale = {name: [statistics.median(m[2].trace.scales[i].seconds for m in rounds) for i in range(len(schedule))]
-                 for name, rounds in measured.items()}
+    per_scale = {
+        name: [statistics.median(m[2].trace.scales[i].seconds for m in rounds) for i in range(len(schedule))]
+        for name, rounds in measured.items()
+    }
 
     cost, dense_cost = (sv.estimate(model, schedule, p, batch=a.batch) for p in (policy, None))
     caches = [prepare(model, vae, condition, schedule=schedule, pruning=p).new_cache().nbytes for p in (policy, None)]
@@ -112,26 +126,44 @@ def main() -> None:
     share = overhead / wall["dense"]
 
     ratios = "/".join(f"{r:g}" for r in a.ratios)
-    print(f"VAR-d{a.depth}, {a.pixels}x{a.pixels}, batch {a.batch}, {a.dtype}, StepVAR {ratios} fill {a.fill}. {hardware(a.device)}.")
+    print(
+        f"VAR-d{a.depth}, {a.pixels}x{a.pixels}, batch {a.batch}, {a.dtype}, StepVAR {ratios} fill {a.fill}. "
+        f"{hardware(a.device)}."
+    )
     print(f"Medians of {a.runs} alternating runs after one warm-up each.\n")
     print("| run | wall | CPU time | transformer TFLOP | KV cache |")
     print("| --- | --- | --- | --- | --- |")
     for name, estimate, nbytes in (("dense", dense_cost, caches[1]), ("StepVAR", cost, caches[0])):
-        print(f"| {name} | {wall[name]:.2f} s | {cpu[name]:.2f} s | {estimate.flops / 1e12:.3f} | {nbytes / 2**20:.1f} MiB |")
+        print(
+            f"| {name} | {wall[name]:.2f} s | {cpu[name]:.2f} s | {estimate.flops / 1e12:.3f} | {nbytes / 2**20:.1f} "
+            "MiB |"
+        )
     print(f"| speed-up | {speedup:.2f}x | {cpu['dense'] / cpu['StepVAR']:.2f}x | {cost.speedup:.2f}x | |\n")
     print("| scale | tokens | run | dense | StepVAR |")
     print("| --- | --- | --- | --- | --- |")
     for i, scale in enumerate(cost.scales):
-        print(f"| {scale.size[1]}x{scale.size[2]} | {scale.tokens} | {scale.kept} | {1000 * per_scale['dense'][i]:.0f} ms "
-              f"| {1000 * per_scale['StepVAR'][i]:.0f} ms |")
+        print(
+            f"| {scale.size[1]}x{scale.size[2]} | {scale.tokens} | {scale.kept} | {1000 * per_scale['dense'][i]:.0f} "
+            "ms "
+            f"| {1000 * per_scale['StepVAR'][i]:.0f} ms |"
+        )
     print()
     for name, reached in (("wall", speedup), ("CPU time", cpu["dense"] / cpu["StepVAR"])):
-        print(f"- {verdict(reached >= LEAST_SHARE_OF_PREDICTED * cost.speedup)}: {name} speed-up {reached:.2f}x is "
-              f"{reached / cost.speedup:.0%} of the predicted {cost.speedup:.2f}x; at least {LEAST_SHARE_OF_PREDICTED:.0%} wanted")
-    print(f"- {verdict(share < LARGEST_OVERHEAD)}: choosing, filling and tracing take {1000 * overhead:.1f} ms, {share:.2%} of a "
-          f"dense run; below {LARGEST_OVERHEAD:.0%} wanted")
-    print(f"- {verdict(caches == [cost.kv_bytes, dense_cost.kv_bytes])}: the caches hold {caches[0]} and {caches[1]} bytes; "
-          f"computed {cost.kv_bytes} and {dense_cost.kv_bytes}")
+        print(
+            f"- {verdict(reached >= LEAST_SHARE_OF_PREDICTED * cost.speedup)}: {name} speed-up {reached:.2f}x is "
+            f"{reached / cost.speedup:.0%} of the predicted {cost.speedup:.2f}x; at least "
+            f"{LEAST_SHARE_OF_PREDICTED:.0%} wanted"
+        )
+    print(
+        f"- {verdict(share < LARGEST_OVERHEAD)}: choosing, filling and tracing take {1000 * overhead:.1f} ms, "
+        f"{share:.2%} of a "
+        f"dense run; below {LARGEST_OVERHEAD:.0%} wanted"
+    )
+    print(
+        f"- {verdict(caches == [cost.kv_bytes, dense_cost.kv_bytes])}: the caches hold {caches[0]} and {caches[1]} "
+        "bytes; "
+        f"computed {cost.kv_bytes} and {dense_cost.kv_bytes}"
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import tiny_models  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny models gain nothing from a second thread, and on a busy machine threads that wait for each other cost minutes."""
+    """Tiny models gain nothing from a second thread, and on a busy machine threads that wait for each other cost
+    minutes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,5 @@
-"""The reference runs of tests/golden/var: rebuild the weights, write them as upstream does, replay its random stream."""
+"""The reference runs of tests/golden/var: rebuild the weights, write them as upstream does, replay its random
+stream."""
 
 import json
 from dataclasses import dataclass, replace
@@ -32,13 +33,16 @@ class RecordingVAR(VAR):
 
 
 class Replay:
-    """Upstream's single random stream, in upstream's order: labels, then per scale the tokens, then the Gumbel noise."""
+    """Upstream's single random stream, in upstream's order: labels, then per scale the tokens, then the Gumbel
+    noise."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
 
     def labels(self, classes: int, count: int) -> list[int]:
-        return torch.multinomial(torch.full((classes,), 1 / classes), count, replacement=True, generator=self.generator).tolist()
+        return torch.multinomial(
+            torch.full((classes,), 1 / classes), count, replacement=True, generator=self.generator
+        ).tolist()
 
     def draw(self, probs_NV, pass_index: int):
         return torch.multinomial(probs_NV, 1, replacement=True, generator=self.generator)[:, 0]
@@ -49,7 +53,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference configuration. weights / vae_weights: the recipe's tensors; *_path: its files, .pth and .safetensors."""
+    """One reference configuration. weights / vae_weights: the recipe's tensors; *_path: its files, .pth and
+    .safetensors."""
 
     name: str
     config: dict
@@ -59,8 +64,10 @@ class Reference:
 
     @classmethod
     def write(cls, name: str, folder: Path) -> "Reference":
-        weights, vae_weights = (write_checkpoints(json.loads((VAR_GOLDEN / name / f"{part}.recipe.json").read_text()), str(folder / part))
-                                for part in ("var", "vae"))
+        weights, vae_weights = (
+            write_checkpoints(json.loads((VAR_GOLDEN / name / f"{part}.recipe.json").read_text()), str(folder / part))
+            for part in ("var", "vae")
+        )
         return cls(name, CONFIGS[name], weights, vae_weights, folder)
 
     def model(self) -> RecordingVAR:

@@ -1,4 +1,5 @@
-"""The reference runs of tests/golden/hart: the official folders with the file nobody should read, and upstream's random streams."""
+"""The reference runs of tests/golden/hart: the official folders with the file nobody should read, and upstream's
+random streams."""
 
 import json
 import shutil
@@ -20,7 +21,8 @@ RUNS = [(case, run) for case, settings in CASES.items() for run in settings["run
 
 
 class RecordingHART(HART):
-    """A HART that writes down what enters its blocks, what leaves the first and the last, and the head's answer for every row."""
+    """A HART that writes down what enters its blocks, what leaves the first and the last, and the head's answer for
+    every row."""
 
     def __init__(self, config, ops=torch.nn):
         super().__init__(config, ops)
@@ -40,8 +42,8 @@ class RecordingHART(HART):
 
 
 class Replay:
-    """Upstream's two streams, in upstream's order: tokens and Gumbel noise of every scale; noise of the residual, of which every step
-    draws twice as much as it uses."""
+    """Upstream's two streams, in upstream's order: tokens and Gumbel noise of every scale; noise of the residual, of
+    which every step draws twice as much as it uses."""
 
     def __init__(self, seed: int, orders=None):
         self.tokens, self.residual = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -57,7 +59,9 @@ class Replay:
             return -torch.empty(shape).exponential_(generator=self.tokens).log()
         batch, length, channels = shape
         is_start = name == "residual"
-        numbers = torch.randn((1 if is_start else 2) * batch * length, channels, generator=self.residual)[:batch * length]
+        numbers = torch.randn((1 if is_start else 2) * batch * length, channels, generator=self.residual)[
+            : batch * length
+        ]
         if is_start:
             self.starts.append(numbers)
         return numbers.view(shape)
@@ -79,12 +83,21 @@ class Reference:
             shutil.copy(GOLDEN / case / part / "config.json", folder / part)
         weights = normal_weights.rebuild(GOLDEN / case / "llm")
         torch.save(weights, folder / "llm" / "ema_model.bin")
-        save_file({key: tensor.contiguous() for key, tensor in normal_weights.rebuild(GOLDEN / case / "tokenizer").items()},
-                  folder / "tokenizer" / "model.safetensors")
+        save_file(
+            {key: tensor.contiguous() for key, tensor in normal_weights.rebuild(GOLDEN / case / "tokenizer").items()},
+            folder / "tokenizer" / "model.safetensors",
+        )
         length = weights["lvl_1L"].shape[1]
-        decoy = {key: value + 1 for key, value in weights.items()} | {"attn_bias_for_masking": torch.zeros(1, 1, length, length)}
+        decoy = {key: value + 1 for key, value in weights.items()} | {
+            "attn_bias_for_masking": torch.zeros(1, 1, length, length)
+        }
         torch.save(decoy, folder / "llm" / "pytorch_model.bin")
-        return cls(case, CASES[case], folder, {key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+        return cls(
+            case,
+            CASES[case],
+            folder,
+            {key: value.float() if value.is_floating_point() else value for key, value in weights.items()},
+        )
 
     def model(self) -> RecordingHART:
         return build(replace(MODELS["hart"], build=RecordingHART), read_checkpoint(self.folder, part="llm"))
@@ -98,6 +111,20 @@ class Reference:
 
     def run(self, model, name: str, replay: Replay, **arguments) -> sv.Result:
         settings = self.settings["runs"][name]
-        options = {"smooth": settings["more_smooth"], "residual": settings["final_stage"] == 0, "maskgit_steps": settings["num_maskgit_iters"]}
-        return sv.sample(model, sv.load_vae(self.folder), self.text(model, settings["B"]), schedule=model.schedule(), cfg=settings["cfg"],
-                         top_k=1 if settings["greedy"] else None, options=options, draw=replay.draw, noise=replay.noise, **arguments)
+        options = {
+            "smooth": settings["more_smooth"],
+            "residual": settings["final_stage"] == 0,
+            "maskgit_steps": settings["num_maskgit_iters"],
+        }
+        return sv.sample(
+            model,
+            sv.load_vae(self.folder),
+            self.text(model, settings["B"]),
+            schedule=model.schedule(),
+            cfg=settings["cfg"],
+            top_k=1 if settings["greedy"] else None,
+            options=options,
+            draw=replay.draw,
+            noise=replay.noise,
+            **arguments,
+        )

@@ -20,7 +20,8 @@ CODECS = [(name, codec) for name, config in CONFIGS.items() for codec in config[
 
 
 class RecordingInfinity(Infinity):
-    """An Infinity that writes down what enters and leaves its blocks, and the head's answer for every row, guided or not."""
+    """An Infinity that writes down what enters and leaves its blocks, and the head's answer for every row, guided or
+    not."""
 
     def __init__(self, config, ops=torch.nn):
         super().__init__(config, ops)
@@ -41,7 +42,11 @@ class Replay:
     """Upstream's single random stream: one multinomial per scale, also for scales whose bits are then replaced."""
 
     def __init__(self, seed: int, schedule):
-        self.generator, self.tokens, self.next_pass = torch.Generator().manual_seed(seed), [s.tokens for s in schedule], 0
+        self.generator, self.tokens, self.next_pass = (
+            torch.Generator().manual_seed(seed),
+            [s.tokens for s in schedule],
+            0,
+        )
 
     def draw(self, probs_NV, pass_index: int):
         for skipped in range(self.next_pass, pass_index):
@@ -54,7 +59,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference configuration. weights / vae_weights: the recipe's tensors; stem: folder of its .pth and .safetensors."""
+    """One reference configuration. weights / vae_weights: the recipe's tensors; stem: folder of its .pth and
+    .safetensors."""
 
     name: str
     config: dict
@@ -65,11 +71,16 @@ class Reference:
     @classmethod
     def write(cls, name: str, folder: Path) -> "Reference":
         recipes = (json.loads((GOLDEN / name / f"{part}.recipe.json").read_text()) for part in ("model", "vae"))
-        weights, vae_weights = (synth_weights.write_checkpoints(recipe, str(folder / part)) for recipe, part in zip(recipes, ("model", "vae")))
+        weights, vae_weights = (
+            synth_weights.write_checkpoints(recipe, str(folder / part))
+            for recipe, part in zip(recipes, ("model", "vae"))
+        )
         return cls(name, CONFIGS[name], weights, vae_weights, folder)
 
     def model(self) -> RecordingInfinity:
-        return build(replace(MODELS["infinity"], build=RecordingInfinity), read_checkpoint(self.stem / "model.safetensors"))
+        return build(
+            replace(MODELS["infinity"], build=RecordingInfinity), read_checkpoint(self.stem / "model.safetensors")
+        )
 
     def vae(self):
         return sv.load_vae(self.stem / "vae.safetensors")
@@ -82,12 +93,14 @@ class Reference:
         lengths = [self.config["texts"][name] for name in names]
         features_BTC = torch.full((len(names), max(lengths), self.config["Ct5"]), 9.0)
         for row, name, length in zip(features_BTC, names, lengths):
-            row[:length] = torch.from_numpy(synth_weights.uniform(self.config["seed"], f"text.{name}", (length, self.config["Ct5"]), 0.0, 0.3))
+            row[:length] = torch.from_numpy(
+                synth_weights.uniform(self.config["seed"], f"text.{name}", (length, self.config["Ct5"]), 0.0, 0.3)
+            )
         return model.text_condition(features_BTC, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
 
 
 def per_scale_codes(bits_BLD, quantizer, schedule) -> list[torch.Tensor]:
     """Upstream's bits at the VAE's resolution, all scales concatenated, as codes per pass."""
-    maps = bits_BLD.split([s.tokens * quantizer.patch ** 2 for s in schedule], 1)
+    maps = bits_BLD.split([s.tokens * quantizer.patch**2 for s in schedule], 1)
     grids = [m.unflatten(1, quantizer.cells(s)).permute(0, 3, 1, 2) for m, s in zip(maps, schedule)]
     return [quantizer.patchify(grid).flatten(2).transpose(1, 2) for grid in grids]

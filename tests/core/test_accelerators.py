@@ -1,4 +1,5 @@
-"""Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain re-implementation."""
+"""Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain
+re-implementation."""
 
 import gc
 import itertools
@@ -23,10 +24,33 @@ from stepvar_core.methods.stepvar import StepVARRun
 from stepvar_core.methods.table import METHODS, PUBLISHED, Accelerator, Rival
 
 # 13 scales, as many as Infinity's 1M has, so that what is skipped there is skipped here; no square but the first
-FULL = sv.ScaleSchedule([(1, 1, 1), (1, 1, 2), (1, 2, 2), (1, 2, 3), (1, 3, 3), (1, 3, 4), (1, 4, 4), (1, 4, 5), (1, 4, 6), (1, 5, 6), (1, 6, 7),
-                         (1, 7, 8), (1, 8, 9)])
-ODD = [sv.ScaleSchedule(s) for s in ([(1, 1, 1)], [(1, 1, 1), (1, 2, 3)], [(1, 2, 2), (1, 3, 1)], [(1, 1, 1), (1, 7, 2), (1, 3, 5)],
-                                     [(1, 1, 1), (1, 1, 9), (1, 5, 1), (1, 2, 2), (1, 4, 7)])]
+FULL = sv.ScaleSchedule(
+    [
+        (1, 1, 1),
+        (1, 1, 2),
+        (1, 2, 2),
+        (1, 2, 3),
+        (1, 3, 3),
+        (1, 3, 4),
+        (1, 4, 4),
+        (1, 4, 5),
+        (1, 4, 6),
+        (1, 5, 6),
+        (1, 6, 7),
+        (1, 7, 8),
+        (1, 8, 9),
+    ]
+)
+ODD = [
+    sv.ScaleSchedule(s)
+    for s in (
+        [(1, 1, 1)],
+        [(1, 1, 1), (1, 2, 3)],
+        [(1, 2, 2), (1, 3, 1)],
+        [(1, 1, 1), (1, 7, 2), (1, 3, 5)],
+        [(1, 1, 1), (1, 1, 9), (1, 5, 1), (1, 2, 2), (1, 4, 7)],
+    )
+]
 
 
 class Subject:
@@ -41,8 +65,12 @@ class Subject:
 
     def run(self, method=None, batch: int = 2, condition=None, **arguments) -> sv.Result:
         policy = sv.accelerator(method) if isinstance(method, str) else method
-        return sv.sample(self.model, self.vae, self.condition(batch) if condition is None else condition,
-                         **{"schedule": self.schedule, "pruning": policy, "cfg": 3.0, **arguments})
+        return sv.sample(
+            self.model,
+            self.vae,
+            self.condition(batch) if condition is None else condition,
+            **{"schedule": self.schedule, "pruning": policy, "cfg": 3.0, **arguments},
+        )
 
 
 @pytest.fixture(scope="module", params=["var", "infinity"])
@@ -51,7 +79,9 @@ def subject(request):
 
 
 def same(one: sv.Result, other: sv.Result) -> bool:
-    return torch.equal(one.latent, other.latent) and all(torch.equal(a, b) for a, b in zip(one.codes, other.codes, strict=True))
+    return torch.equal(one.latent, other.latent) and all(
+        torch.equal(a, b) for a, b in zip(one.codes, other.codes, strict=True)
+    )
 
 
 def full_size() -> Infinity:
@@ -106,7 +136,10 @@ def test_every_aspect_ratio_of_infinity_is_accelerated(method, ratio):
     model = full_size()
     for size in ("1M", "0.60M", "0.25M"):
         square, schedule = model.schedule(1.0, size), model.schedule(1 / ratio, size)
-        shares = [[k / s.tokens for k, s in zip(kept(sv.accelerator(method), model, sched), sched)] for sched in (square, schedule)]
+        shares = [
+            [k / s.tokens for k, s in zip(kept(sv.accelerator(method), model, sched), sched)]
+            for sched in (square, schedule)
+        ]
         assert shares[1] == pytest.approx(shares[0], abs=0.02)
         assert sv.estimate(model, schedule, sv.accelerator(method)).speedup > 1.15
 
@@ -151,7 +184,9 @@ def test_the_estimate_is_what_runs(subject, method, cfg):
     if subject.vae:
         assert counter.flops == estimate.flops
     else:
-        assert counter.flops == pytest.approx(estimate.flops, rel=0.01)  # the pooled text's few products are rounded there
+        assert counter.flops == pytest.approx(
+            estimate.flops, rel=0.01
+        )  # the pooled text's few products are rounded there
 
 
 @pytest.mark.parametrize("options", [{"ratio_1": 0.6}, {"ratio_2": 0.0}, {"ratio_1": 0.0, "ratio_2": 0.0}], ids=str)
@@ -159,7 +194,11 @@ def test_the_changes_fastvar_remembers_are_in_the_predicted_memory(subject, opti
     policy, held = sv.accelerator("fastvar", **options), []
 
     def watch(step):
-        held.append(sum(c.numel() * c.element_size() for o in gc.get_objects() if type(o) is Earlier for c in o.changes.values()))
+        held.append(
+            sum(
+                c.numel() * c.element_size() for o in gc.get_objects() if type(o) is Earlier for c in o.changes.values()
+            )
+        )
 
     gc.collect()
     subject.run(policy, on_scale=watch)
@@ -183,10 +222,12 @@ def test_a_masked_redraw_keeps_the_picture_elsewhere(subject, method):
     given = subject.run()
     final = subject.schedule.final
     mask = torch.zeros(1, final.h, final.w)
-    mask[:, :, final.w // 2:] = 1
+    mask[:, :, final.w // 2 :] = 1
     result = subject.run(method, codes=given.codes, mask=mask, seed=8)
     is_kept = mask[0].eq(0).flatten()
-    ran = [i for i, s in enumerate(result.trace.scales) if s.tokens_run == s.tokens and s.size[1:] == (final.h, final.w)]
+    ran = [
+        i for i, s in enumerate(result.trace.scales) if s.tokens_run == s.tokens and s.size[1:] == (final.h, final.w)
+    ]
     for i in ran:
         assert torch.equal(result.codes[i][:, is_kept], given.codes[i][:, is_kept])
     assert result.latent.isfinite().all()
@@ -201,13 +242,17 @@ def test_the_trace_names_the_method(subject, method):
 # options -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "option"), [(m, o) for m, method in METHODS.items() for o in method.options], ids=lambda v: getattr(v, "name", v))
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [(m, o) for m, method in METHODS.items() for o in method.options],
+    ids=lambda v: getattr(v, "name", v),
+)
 def test_options_are_checked_at_the_door(method, option):
     assert sv.accelerator(method, **{option.name: option.default}) == sv.accelerator(method)
     for bad in ("nothing", float("nan"), None, True, 1e9, -3):
         with pytest.raises(sv.OptionError, match=f"{option.name} of {method} is"):
             sv.accelerator(method, **{option.name: bad})
-    for fine in (option.choices or (option.low, option.high)):
+    for fine in option.choices or (option.low, option.high):
         assert isinstance(sv.accelerator(method, **{option.name: type(option.default)(fine)}), Accelerator)
 
 
@@ -223,7 +268,13 @@ def test_policies_are_equal_by_their_settings():
     assert hash(sv.accelerator("lazyvar")) == hash(sv.accelerator("lazyvar", keep_1=PUBLISHED))
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"last_layer": 3}, "last_layer is 3 with scope"), ({"cfg_mask": "separate"}, "cfg_mask is 'separate' with scope")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"last_layer": 3}, "last_layer is 3 with scope"),
+        ({"cfg_mask": "separate"}, "cfg_mask is 'separate' with scope"),
+    ],
+)
 def test_what_one_choice_per_scale_cannot_do_is_refused(settings, said):
     with pytest.raises(sv.OptionError, match=said):
         sv.StepVAR((0.5,), **settings)
@@ -251,7 +302,10 @@ def test_the_published_plans():
 
 def test_fastervar_follows_no_prompt_late():
     subject = Subject("infinity")
-    late = {half: subject.run(sv.accelerator("fastervar", skip_scales=0, half=half)) for half in ("unconditional", "conditional")}
+    late = {
+        half: subject.run(sv.accelerator("fastervar", skip_scales=0, half=half))
+        for half in ("unconditional", "conditional")
+    }
     dense = subject.run()
     first = len(FULL) - 3
     for result in late.values():
@@ -278,7 +332,7 @@ def reference(tmp_path_factory):
 
 
 def unpacked(bits, *shape: int):
-    flags = torch.from_numpy(np.unpackbits(bits.numpy()))[:math.prod(shape)]
+    flags = torch.from_numpy(np.unpackbits(bits.numpy()))[: math.prod(shape)]
     return flags.view(shape)
 
 
@@ -316,8 +370,18 @@ def test_fastvar_reproduces_its_reference(reference, name, cfg):
     settled = sv.accelerator("fastvar").resolve(model, SQUARE)
     policy = WatchedRival(**{f.name: getattr(settled, f.name) for f in fields(settled)})
     seen = {}
-    result = sv.sample(model, None, condition, schedule=SQUARE, cfg=cfg, top_k=1, temperature=1.0, top_p=0.0, pruning=policy,
-                       on_scale=lambda step: seen.update({step.index: step.logits}))
+    result = sv.sample(
+        model,
+        None,
+        condition,
+        schedule=SQUARE,
+        cfg=cfg,
+        top_k=1,
+        temperature=1.0,
+        top_p=0.0,
+        pruning=policy,
+        on_scale=lambda step: seen.update({step.index: step.logits}),
+    )
     assert [c.shape[1] for c in result.codes[11:]] == [0, 0]
     bits, expected = torch.cat(result.codes[:11], 1)[0], unpacked(recorded[f"{name}.bits"], 4121, 8)
     before = sum(s.tokens for s in SQUARE.scales[:9])
@@ -325,7 +389,7 @@ def test_fastvar_reproduces_its_reference(reference, name, cfg):
     rows, at = 1 if cfg == 1 else 2, 0
     for scale, layer, sublayer in itertools.product((9, 10), (3, 4, 5), SUBLAYERS):
         tokens = SQUARE.scales[scale].tokens
-        mask = unpacked(recorded[f"{name}.kept"][at:at + rows * tokens // 8], rows, tokens).bool()
+        mask = unpacked(recorded[f"{name}.kept"][at : at + rows * tokens // 8], rows, tokens).bool()
         at += rows * tokens // 8
         assert mask.sum(1).tolist() == [{9: 615, 10: 800}[scale]] * rows
         assert (mask & ~policy.chosen[(scale, layer, sublayer)]).sum(1).max() <= 2, (scale, layer, sublayer)
@@ -341,8 +405,10 @@ def test_the_plain_fastvar_reproduces_it_too(reference):
     model, condition, recorded = reference
     codes, f_hat, chosen = plain_fastvar(model, condition, SQUARE, 3.0, {9: 0.4, 10: 0.5, 11: 1, 12: 1}, 8, 3, 27)
     assert torch.equal(torch.cat(codes[:11], 1)[0], unpacked(recorded["cfg.bits"], 4121, 8))
-    first = unpacked(recorded["cfg.kept"][:2 * 1024 // 8], 2, 1024)
-    assert all(torch.equal(keep.sort().values, row.nonzero().flatten()) for keep, row in zip(chosen[(9, 3, "attn")], first))
+    first = unpacked(recorded["cfg.kept"][: 2 * 1024 // 8], 2, 1024)
+    assert all(
+        torch.equal(keep.sort().values, row.nonzero().flatten()) for keep, row in zip(chosen[(9, 3, "attn")], first)
+    )
     assert ((f_hat[0, :, ::4, ::4] - recorded["cfg.summed_codes"]).abs() <= 1e-4).all()
 
 
@@ -365,10 +431,11 @@ class PlainMemory:
 
 @torch.no_grad()
 def plain_fastvar(model, condition, schedule, cfg: float, ratios: dict[int, float], stored: int, first: int, last: int):
-    """Codes per pass, f_hat and the kept positions by (scale, layer, sub-layer), greedily: FastVAR written out for one picture.
+    """Codes per pass, f_hat and the kept positions by (scale, layer, sub-layer), greedily: FastVAR written out for
+    one picture.
 
-    ratios: pruned fraction by scale index, 1 = skipped. stored: the scale whose changes fill the others. A row of guidance at a time
-    where tokens are chosen; no token plan and no preallocated cache.
+    ratios: pruned fraction by scale index, 1 = skipped. stored: the scale whose changes fill the others. A row of
+    guidance at a time where tokens are chosen; no token plan and no preallocated cache.
     """
     quantizer, is_guided = model.own_quantizer(), cfg != 1
     memory = PlainMemory(len(model.blocks))
@@ -396,20 +463,25 @@ def plain_fastvar(model, condition, schedule, cfg: float, ratios: dict[int, floa
                         changes[site] = answer
                     return answer
                 distance = ((x - x.mean(1, keepdim=True)) ** 2).sum(-1)
-                keep = distance.argsort(dim=1, descending=True)[:, :n - int(n * ratios[i])]
+                keep = distance.argsort(dim=1, descending=True)[:, : n - int(n * ratios[i])]
                 chosen[(i, *site)] = keep
                 rows = torch.arange(len(x))[:, None]
                 answer = call(x[rows, keep], table[rows, keep])
                 old = schedule.scales[stored]
-                filled = F.interpolate(changes[site].transpose(1, 2).unflatten(2, (old.h, old.w)), (scale.h, scale.w), mode="area")
+                filled = F.interpolate(
+                    changes[site].transpose(1, 2).unflatten(2, (old.h, old.w)), (scale.h, scale.w), mode="area"
+                )
                 filled = filled.flatten(2).transpose(1, 2).clone()
                 for row in range(len(x)):
                     filled[row, keep[row]] = answer[row]
                 return filled
 
-            x = x + gate1 * change("attn", lambda y, table: block.sa(norm(y, gain1, shift1), given, table, layer, memory), x)  # noqa: B023
-            x = x + change("cross", lambda y, table: block.ca(block.ca_norm(y), given.text_k, given.text_v, None), x)  # noqa: B023
-            x = x + gate2 * change("ffn", lambda y, table: block.ffn(norm(y, gain2, shift2)), x)  # noqa: B023
+            x = x + gate1 * change(
+                "attn", lambda y, table: block.sa(norm(y, gain1, shift1), given, table, layer, memory), x
+            )
+
+            x = x + change("cross", lambda y, table: block.ca(block.ca_norm(y), given.text_k, given.text_v, None), x)
+            x = x + gate2 * change("ffn", lambda y, table: block.ffn(norm(y, gain2, shift2)), x)
         logits = model.logits(run, x, slice(0, len(x)))
         if is_guided:
             logits = cfg * logits[:1] + (1 - cfg) * logits[1:]
@@ -424,14 +496,29 @@ def test_fastvar_is_what_its_authors_do(cfg, schedule):
     """Codes, f_hat, and which tokens ran, in shapes their program cannot run."""
     model = tiny_infinity()
     condition = prompts(model, 3)
-    ours = sv.sample(model, None, condition, schedule=schedule, cfg=cfg, top_k=1, temperature=1.0, top_p=0.0, pruning=sv.accelerator("fastvar"))
+    ours = sv.sample(
+        model,
+        None,
+        condition,
+        schedule=schedule,
+        cfg=cfg,
+        top_k=1,
+        temperature=1.0,
+        top_p=0.0,
+        pruning=sv.accelerator("fastvar"),
+    )
     codes, f_hat, chosen = plain_fastvar(model, condition, schedule, cfg, {9: 0.4, 10: 0.5, 11: 1, 12: 1}, 8, 3, 27)
     assert all(torch.equal(a, b) for a, b in zip(ours.codes, codes, strict=True))
     torch.testing.assert_close(ours.latent, f_hat, rtol=0, atol=1e-5)
     assert len(chosen) == 2 * 2 * 3  # two scales, layers 3 and 4, three sub-layers
     for scale in (9, 10):
         first = chosen[(scale, 3, "attn")]
-        assert first.shape == (2 if cfg != 1 else 1, schedule.scales[scale].tokens - int(schedule.scales[scale].tokens * (0.4 if scale == 9 else 0.5)))
+        assert first.shape == (
+            2 if cfg != 1 else 1,
+            schedule.scales[scale].tokens - int(schedule.scales[scale].tokens * (0.4 if scale == 9 else 0.5)),
+        )
         assert set(ours.trace.scales[scale].kept.flatten().nonzero().flatten().tolist()) == set(first[0].tolist())
     if cfg != 1:
-        assert any(set(c[0].tolist()) != set(c[1].tolist()) for c in chosen.values()), "else shared choices would pass too"
+        assert any(set(c[0].tolist()) != set(c[1].tolist()) for c in chosen.values()), (
+            "else shared choices would pass too"
+        )

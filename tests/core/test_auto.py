@@ -1,4 +1,5 @@
-"""Ratios from a goal: monotone, within the predicted budget, refused for nonsense, and chosen during the run by the update index."""
+"""Ratios from a goal: monotone, within the predicted budget, refused for nonsense, and chosen during the run by the
+update index."""
 
 import json
 import math
@@ -93,10 +94,19 @@ def test_too_short_a_budget_takes_the_strongest_and_says_so(pair, caplog):
     assert ratios == ladder_ratios(1.0) and "even the strongest pruning" in caplog.text
 
 
-@pytest.mark.parametrize("goal, value, said", [
-    ("fast", 1, "Choose one of off, quality, seconds"), ("quality", 0, "between 0 and 1"), ("quality", 1.0, "between 0 and 1"),
-    ("quality", math.nan, "between 0 and 1"), ("seconds", 0, "above 0"), ("seconds", -3, "above 0"), ("seconds", math.inf, "above 0"),
-    ("seconds", math.nan, "above 0")])
+@pytest.mark.parametrize(
+    "goal, value, said",
+    [
+        ("fast", 1, "Choose one of off, quality, seconds"),
+        ("quality", 0, "between 0 and 1"),
+        ("quality", 1.0, "between 0 and 1"),
+        ("quality", math.nan, "between 0 and 1"),
+        ("seconds", 0, "above 0"),
+        ("seconds", -3, "above 0"),
+        ("seconds", math.inf, "above 0"),
+        ("seconds", math.nan, "above 0"),
+    ],
+)
 def test_nonsense_is_refused(pair, goal, value, said):
     with pytest.raises(sv.OptionError, match=said):
         choose_ratios(pair[0], pair[0].schedule(), goal, value, rate=RATE)
@@ -115,9 +125,15 @@ def timed(policy, rate: Rate, model):
     """(estimate, trace) of a run that took exactly what a rate says."""
     schedule = model.schedule()
     cost = estimate(model, schedule, policy, batch=2)
-    scales = tuple(sv.ScaleTrace(s.size, torch.ones(2, *s.size, dtype=torch.bool), s.kept,
-                                 rate.per_pass + rate.per_flop * s.flops + rate.per_token * s.tokens)
-                   for s in cost.scales)
+    scales = tuple(
+        sv.ScaleTrace(
+            s.size,
+            torch.ones(2, *s.size, dtype=torch.bool),
+            s.kept,
+            rate.per_pass + rate.per_flop * s.flops + rate.per_token * s.tokens,
+        )
+        for s in cost.scales
+    )
     return cost, sv.Trace(scales)
 
 
@@ -159,7 +175,14 @@ def test_a_probe_tells_the_rate_of_a_real_run(pair):
         tried.append(policy.ratios)
         return sample(pair, policy).trace
 
-    probe(run, lambda policy: estimate(model, schedule, policy, batch=2), schedule, sv.StepVAR((0.5,), fill="zero"), timings, ("cpu",))
+    probe(
+        run,
+        lambda policy: estimate(model, schedule, policy, batch=2),
+        schedule,
+        sv.StepVAR((0.5,), fill="zero"),
+        timings,
+        ("cpu",),
+    )
     assert [r[0] for r in tried] == [0.75, 0.0, 0.75] and all(r[1:] == (1.0,) * 5 for r in tried)
     assert timings.rate(("cpu",)).seconds(estimate(model, schedule, sv.StepVAR(()), batch=2)) > 0
 
@@ -199,7 +222,9 @@ def kept(result) -> list[int]:
     return [s.tokens_run for s in result.trace.scales]
 
 
-@pytest.mark.parametrize("options", [{}, {"fill": "zero", "selector": "update"}, {"fill": "cache"}, {"scope": "sublayer"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fill": "zero", "selector": "update"}, {"fill": "cache"}, {"scope": "sublayer"}]
+)
 def test_the_run_equals_one_with_the_ratios_it_chose(pair, options):
     f_hats = []
     chosen = sample(pair, goal(0.85, **options), on_scale=lambda step: f_hats.append(step.f_hat))
@@ -214,8 +239,21 @@ def test_the_run_equals_one_with_the_ratios_it_chose(pair, options):
 def test_the_liveliest_picture_of_a_batch_decides(pair):
     steep = Table(**{**vars(TABLE), "slope": 2.0})
     model, vae = pair
-    single = [sum(kept(sv.sample(model, vae, model.class_condition([label]), schedule=model.schedule(), pruning=goal(0.9, steep), rows=[row])))
-              for row, label in enumerate((1, 3))]
+    single = [
+        sum(
+            kept(
+                sv.sample(
+                    model,
+                    vae,
+                    model.class_condition([label]),
+                    schedule=model.schedule(),
+                    pruning=goal(0.9, steep),
+                    rows=[row],
+                )
+            )
+        )
+        for row, label in enumerate((1, 3))
+    ]
     assert sum(kept(sample(pair, goal(0.9, steep)))) == max(single)
 
 
@@ -265,7 +303,9 @@ def test_an_uncalibrated_family_is_refused_with_a_remedy(pair):
 
 
 def test_settings_pass_through_a_goal_untouched(pair):
-    own = sv.StepVAR((0.3,), structure_weight=0.1, fill="zero", coverage=2, guidance_late="conditional", guidance_late_scales=1)
+    own = sv.StepVAR(
+        (0.3,), structure_weight=0.1, fill="zero", coverage=2, guidance_late="conditional", guidance_late_scales=1
+    )
     found = quality_goal(pair[0], pair[0].schedule(), own, 0.9).with_ratios((0.5,))
     assert vars(found) == {**vars(own), "ratios": (0.5,)}
 

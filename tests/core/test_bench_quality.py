@@ -58,62 +58,92 @@ def test_the_falling_fit_falls_and_keeps_the_mean(values):
 
 def test_the_slope_is_the_power_that_was_put_in():
     index = np.array([0.1, 0.2, 0.5, 0.9])
-    losses = np.stack([scale * index ** 0.6 for scale in (0.01, 0.1)])
+    losses = np.stack([scale * index**0.6 for scale in (0.01, 0.1)])
     assert calibrate.slope_of(index, losses) == pytest.approx(0.6)
     assert calibrate.slope_of(index, losses[:, ::-1]) == 0
 
 
 def test_every_experiment_is_made_of_valid_settings():
     schedule = sv.ScaleSchedule.square((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
-    model, known = tiny_var(depth=6, edges=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)), experiments(6, "var", schedule, len(schedule))
+    model, known = (
+        tiny_var(depth=6, edges=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)),
+        experiments(6, "var", schedule, len(schedule)),
+    )
     for name, experiment in known.items():
         for _, _, setting in experiment.settings:
             sv.estimate(model, schedule, setting.policy(), batch=2)
         names = [s.name for _, _, s in experiment.settings]
         assert len(set(names)) == len(names), name
-        assert experiment.baseline in names or experiment.baseline in {series for series, _, _ in experiment.settings}, name
+        assert experiment.baseline in names or experiment.baseline in {
+            series for series, _, _ in experiment.settings
+        }, name
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder, edges = tmp_path_factory.mktemp("models"), (1, 2, 3, 4, 5, 6, 8)
     about = {"patch_nums": json.dumps(edges), "norm_groups": "2"}
-    return ["--model", str(save(tiny_var(edges=edges), folder / "var.safetensors", **about)),
-            "--vae", str(save(tiny_vae(edges=edges, has_encoder=True, has_decoder=True), folder / "vae.safetensors", **about))]
+    return [
+        "--model",
+        str(save(tiny_var(edges=edges), folder / "var.safetensors", **about)),
+        "--vae",
+        str(save(tiny_vae(edges=edges, has_encoder=True, has_decoder=True), folder / "vae.safetensors", **about)),
+    ]
 
 
 def test_a_stopped_bench_goes_on_and_reports(tmp_path, models, monkeypatch):
     arguments = ["--out", str(tmp_path), "--experiments", "normalise", "kernel", "--batch", "2", *models]
     quality.main([*arguments, "--pictures", "2"])
     first, made, real = (tmp_path / "results.jsonl").read_text(), [], quality.Bench.sample
-    monkeypatch.setattr(quality.Bench, "sample", lambda self, mode, start, *a, **k: made.append((mode, start)) or real(self, mode, start, *a, **k))
+    monkeypatch.setattr(
+        quality.Bench,
+        "sample",
+        lambda self, mode, start, *a, **k: made.append((mode, start)) or real(self, mode, start, *a, **k),
+    )
     quality.main([*arguments, "--pictures", "4"])
     assert (tmp_path / "results.jsonl").read_text().startswith(first) and {start for _, start in made} == {2}
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for said in ("How scores are made comparable (normalise, greedy, 4 pictures)", "Neighbourhood of texture (kernel, sampled",
-                 "No classifier was given",
-                 "Pareto front, SSIM against measured time (sampled)"):
+    for said in (
+        "How scores are made comparable (normalise, greedy, 4 pictures)",
+        "Neighbourhood of texture (kernel, sampled",
+        "No classifier was given",
+        "Pareto front, SSIM against measured time (sampled)",
+    ):
         assert said in report
     for chart in ("normalise_sampled.png", "kernel_greedy.png", "pareto_sampled.png"):
         assert len(set(Image.open(tmp_path / chart).convert("L").tobytes())) > 30
 
 
 def test_settings_of_the_bench_alone(tmp_path, models):
-    """Nothing pruned is the dense picture; the oracle keeps at least the energy of any other choice; fades and sure copies draw."""
-    bench = quality.Bench(quality.parse(["--out", str(tmp_path), "--pictures", "2", "--batch", "2", "--modes", "sampled", *models]))
+    """Nothing pruned is the dense picture; the oracle keeps at least the energy of any other choice; fades and sure
+    copies draw."""
+    bench = quality.Bench(
+        quality.parse(["--out", str(tmp_path), "--pictures", "2", "--batch", "2", "--modes", "sampled", *models])
+    )
     half = {"ratios": (0.5,)}
 
     def measured(**options) -> dict:
         return bench.measure("sampled", Setting("", **options), 0)
 
     dense = measured(options={"ratios": (0.0, 0.0)})
-    assert dense["psnr"] == [60.0] * 2 and dense["ssim"] == pytest.approx([1.0] * 2, abs=1e-6) and dense["codes"] == dense["energy"] == [100.0] * 2
+    assert (
+        dense["psnr"] == [60.0] * 2
+        and dense["ssim"] == pytest.approx([1.0] * 2, abs=1e-6)
+        and dense["codes"] == dense["energy"] == [100.0] * 2
+    )
     oracle = measured(options=half, peek="oracle")["energy"]
     for other in ("update_two", "update_texture"):
         assert all(a >= b for a, b in zip(oracle, measured(options=half, peek=other)["energy"]))
-    zero, faint, copy = (measured(options=half | {"fill": "zero"}), measured(options=half, blend=0.05), measured(options=half))
+    zero, faint, copy = (
+        measured(options=half | {"fill": "zero"}),
+        measured(options=half, blend=0.05),
+        measured(options=half),
+    )
     assert faint["ssim"] == pytest.approx(zero["ssim"], abs=1e-4), "a fade of no width adds nothing"
-    assert measured(options=half, blend=50.0)["ssim"] == pytest.approx(copy["ssim"], abs=1e-2) and copy["ssim"] != zero["ssim"]
+    assert (
+        measured(options=half, blend=50.0)["ssim"] == pytest.approx(copy["ssim"], abs=1e-2)
+        and copy["ssim"] != zero["ssim"]
+    )
     assert measured(options=half, sure=True)["psnr"] != copy["psnr"]
 
 

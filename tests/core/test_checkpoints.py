@@ -21,7 +21,12 @@ def var_file(tmp_path):
 
 @pytest.fixture
 def vae_file(tmp_path):
-    return save(tiny_vae(has_encoder=True, has_decoder=True), tmp_path / "vae.safetensors", norm_groups="2", patch_nums=json.dumps(EDGES))
+    return save(
+        tiny_vae(has_encoder=True, has_decoder=True),
+        tmp_path / "vae.safetensors",
+        norm_groups="2",
+        patch_nums=json.dumps(EDGES),
+    )
 
 
 def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -41,7 +46,10 @@ def refused(path, message: str, load=sv.load_model, **arguments) -> str:
 
 @pytest.mark.parametrize("keys", [(), ("trainer", "var_wo_ddp"), ("state_dict",), ("model",), ("ema",)])
 def test_wrapped_pickles_load(tmp_path, keys):
-    content = {**tiny_var().state_dict(), "lvl_1L": torch.repeat_interleave(torch.arange(5), torch.tensor([p * p for p in EDGES]))[None]}
+    content = {
+        **tiny_var().state_dict(),
+        "lvl_1L": torch.repeat_interleave(torch.arange(5), torch.tensor([p * p for p in EDGES]))[None],
+    }
     for key in reversed(keys):
         content = {key: content, "epoch": 3}
     torch.save(content, tmp_path / "var.pth")
@@ -67,25 +75,32 @@ def test_a_folder_of_shards_loads(tmp_path):
     index.write_text("[1, 2]")
     refused(folder, "model.safetensors.index.json in var is not a shard index")
     index.write_text(json.dumps({"weight_map": {"x": "../../elsewhere/a.safetensors"}}))
-    refused(folder, "var is a file with 17 tensors")  # an index may not lead out of its folder: it read a.safetensors within it, half the weights
+    refused(
+        folder, "var is a file with 17 tensors"
+    )  # an index may not lead out of its folder: it read a.safetensors within it, half the weights
     shutil.rmtree(folder)
     folder.mkdir()
     refused(folder, "Folder var lacks safetensors files")
 
 
 def test_a_folder_of_pickled_shards_loads_with_or_without_an_index(tmp_path):
-    """An index whose shards were not downloaded does not stop the one whose shards are there; training state beside them is left."""
+    """An index whose shards were not downloaded does not stop the one whose shards are there; training state beside
+    them is left."""
     folder, weights = tmp_path / "var", list(tiny_var().state_dict().items())
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"patch_nums": EDGES}))
-    shards = {f"pytorch_model-0000{i}-of-00002.bin": dict(weights[i - 1::2]) for i in (1, 2)}
+    shards = {f"pytorch_model-0000{i}-of-00002.bin": dict(weights[i - 1 :: 2]) for i in (1, 2)}
     for name, part in shards.items():
         torch.save(part, folder / name)
     assert equal(sv.load_model(folder), tiny_var())
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {key: name for name, part in shards.items() for key in part}}))
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {key: name for name, part in shards.items() for key in part}})
+    )
     torch.save({"stray": torch.zeros(1)}, folder / "training.bin")
     assert equal(sv.load_model(folder), tiny_var())
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}})
+    )
     assert equal(sv.load_model(folder), tiny_var())
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     refused(folder, "Folder var lacks model-00001-of-00001.safetensors")
@@ -102,7 +117,9 @@ def test_only_the_wanted_tensors_are_read(tmp_path, suffix):
 
 def test_settings_come_from_caller_then_file_then_config_beside(tmp_path):
     path = save(tiny_var(), tmp_path / "var.safetensors", patch_nums=json.dumps(EDGES), norm_eps="1e-5")
-    (tmp_path / "config.json").write_text(json.dumps({"norm_eps": 1e-3, "labels": ["cat", {"name": "dog", "aliases": ["hound"]}]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"norm_eps": 1e-3, "labels": ["cat", {"name": "dog", "aliases": ["hound"]}]})
+    )
     assert sv.load_model(path).config.norm_eps == 1e-5
     assert sv.load_model(path, config={"norm_eps": 1e-4, "no such name": 1}).config.norm_eps == 1e-4
     assert sv.load_model(path).config.labels == ("cat", "dog;hound")
@@ -154,7 +171,7 @@ def test_a_truncated_file_is_refused(tmp_path, var_file):
     for path in (var_file, tmp_path / "var.pth"):
         whole = path.read_bytes()
         for share in (0, 0.01, 0.5, 0.99):
-            path.write_bytes(whole[:int(len(whole) * share)])
+            path.write_bytes(whole[: int(len(whole) * share)])
             message = refused(path, path.name)
             assert "Download it again" in message
 
@@ -177,14 +194,17 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, nested):
     assert "refused on purpose" in message and not (tmp_path / "it ran").exists()
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("var.safetensors", b"", "var.safetensors is damaged or incomplete"),
-    ("var.safetensors", b"\xff" * 64, "damaged or incomplete"),
-    ("var.safetensors", (1 << 60).to_bytes(8, "little") + b"{}", "damaged or incomplete"),
-    ("var.safetensors", (2).to_bytes(8, "little") + b"{}", "0 tensors"),
-    ("var.pth", b"not a pickle", "could not be read as plain weights"),
-    ("var.gguf", b"GGUF", "var.gguf is not a checkpoint this package reads"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("var.safetensors", b"", "var.safetensors is damaged or incomplete"),
+        ("var.safetensors", b"\xff" * 64, "damaged or incomplete"),
+        ("var.safetensors", (1 << 60).to_bytes(8, "little") + b"{}", "damaged or incomplete"),
+        ("var.safetensors", (2).to_bytes(8, "little") + b"{}", "0 tensors"),
+        ("var.pth", b"not a pickle", "could not be read as plain weights"),
+        ("var.gguf", b"GGUF", "var.gguf is not a checkpoint this package reads"),
+    ],
+)
 def test_bytes_of_no_checkpoint(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, message)
@@ -223,48 +243,60 @@ def put(key, *shape):
     return lambda weights: weights.__setitem__(key, torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    (lambda w: w.pop("blocks.1.ffn.fc2.bias"), "does not fit a VAR transformer: 1 missing (blocks.1.ffn.fc2.bias)."),
-    (put("blocks.1.extra", 1), "1 unexpected (blocks.1.extra)"),
-    (put("head.bias", 7), "1 of another shape (head.bias)"),
-    (put("lvl_embed.weight", 3, 32), "1 of another shape (lvl_embed.weight)"),
-    (put("pos_1LC", 66), "its sizes make no sense"),
-    (put("pos_1LC", 1, 66, 0), "its sizes make no sense"),
-    (put("class_emb.weight", 0, 32), "sizes make no sense"),
-    (put("blocks.0.attn.scale_mul_1H11", 1, 3, 1, 1), "its sizes make no sense"),
-    (put("blocks.0.attn.scale_mul_1H11", 1, 0, 1, 1), "its sizes make no sense"),
-    (put("blocks.999999999999.attn.proj.bias", 1), "unexpected (blocks.999999999999.attn.proj.bias)"),
-    (put("blocks.7.attn.proj.bias", 32), "missing"),
-])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda w: w.pop("blocks.1.ffn.fc2.bias"),
+            "does not fit a VAR transformer: 1 missing (blocks.1.ffn.fc2.bias).",
+        ),
+        (put("blocks.1.extra", 1), "1 unexpected (blocks.1.extra)"),
+        (put("head.bias", 7), "1 of another shape (head.bias)"),
+        (put("lvl_embed.weight", 3, 32), "1 of another shape (lvl_embed.weight)"),
+        (put("pos_1LC", 66), "its sizes make no sense"),
+        (put("pos_1LC", 1, 66, 0), "its sizes make no sense"),
+        (put("class_emb.weight", 0, 32), "sizes make no sense"),
+        (put("blocks.0.attn.scale_mul_1H11", 1, 3, 1, 1), "its sizes make no sense"),
+        (put("blocks.0.attn.scale_mul_1H11", 1, 0, 1, 1), "its sizes make no sense"),
+        (put("blocks.999999999999.attn.proj.bias", 1), "unexpected (blocks.999999999999.attn.proj.bias)"),
+        (put("blocks.7.attn.proj.bias", 32), "missing"),
+    ],
+)
 def test_weights_that_do_not_fit(tmp_path, edit, message):
     refused(changed(tmp_path, edit), message)
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    (lambda w: w.pop("decoder.conv_out.bias"), "does not fit a VAR VQVAE: 1 missing (decoder.conv_out.bias)"),
-    (put("quantize.embedding.weight", 24), "its sizes make no sense"),
-    (put("quantize.quant_resi.qresi_ls.123456789012.weight", 8, 8, 3, 3), "1 unexpected"),
-    (put("encoder.down.123456789012.block.0.conv1.weight", 8), "its sizes make no sense"),
-    (put("encoder.conv_in.weight", 0, 3, 3, 3), "its sizes make no sense"),
-    (put("quantize.embedding.weight", 24, 12), "of another shape"),
-])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda w: w.pop("decoder.conv_out.bias"), "does not fit a VAR VQVAE: 1 missing (decoder.conv_out.bias)"),
+        (put("quantize.embedding.weight", 24), "its sizes make no sense"),
+        (put("quantize.quant_resi.qresi_ls.123456789012.weight", 8, 8, 3, 3), "1 unexpected"),
+        (put("encoder.down.123456789012.block.0.conv1.weight", 8), "its sizes make no sense"),
+        (put("encoder.conv_in.weight", 0, 3, 3, 3), "its sizes make no sense"),
+        (put("quantize.embedding.weight", 24, 12), "of another shape"),
+    ],
+)
 def test_vae_weights_that_do_not_fit(tmp_path, edit, message):
     refused(changed(tmp_path, edit, vae=True), message, load=sv.load_vae)
 
 
-@pytest.mark.parametrize(("metadata", "message"), [
-    ({"patch_nums": "[1, 2]"}, "of another shape (lvl_embed.weight, pos_1LC)"),
-    ({"patch_nums": '"abc"'}, "its sizes make no sense"),
-    ({"patch_nums": "7"}, "its sizes make no sense"),
-    ({"patch_nums": "[1, -2, 3, 4, 6]"}, "its sizes make no sense"),
-    ({"patch_nums": "[1e400]"}, "its sizes make no sense"),
-    ({"patch_nums": "[100000]"}, "of another shape"),
-    ({"patch_nums": "[100000000000]"}, "its sizes make no sense"),
-    ({"norm_eps": "tiny"}, "its sizes make no sense"),
-    ({"labels": "5"}, "its sizes make no sense"),
-    ({"labels": '[{"alias": "x"}]'}, "its sizes make no sense"),
-    ({"defaults": '{"strength": 1}'}, "its sizes make no sense"),
-])
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"patch_nums": "[1, 2]"}, "of another shape (lvl_embed.weight, pos_1LC)"),
+        ({"patch_nums": '"abc"'}, "its sizes make no sense"),
+        ({"patch_nums": "7"}, "its sizes make no sense"),
+        ({"patch_nums": "[1, -2, 3, 4, 6]"}, "its sizes make no sense"),
+        ({"patch_nums": "[1e400]"}, "its sizes make no sense"),
+        ({"patch_nums": "[100000]"}, "of another shape"),
+        ({"patch_nums": "[100000000000]"}, "its sizes make no sense"),
+        ({"norm_eps": "tiny"}, "its sizes make no sense"),
+        ({"labels": "5"}, "its sizes make no sense"),
+        ({"labels": '[{"alias": "x"}]'}, "its sizes make no sense"),
+        ({"defaults": '{"strength": 1}'}, "its sizes make no sense"),
+    ],
+)
 def test_metadata_that_makes_no_sense(tmp_path, metadata, message):
     refused(changed(tmp_path, lambda weights: None, metadata), message)
 
@@ -292,7 +324,9 @@ def test_positions_of_an_unknown_schedule(tmp_path):
 def test_shapes_are_read_without_weights(tmp_path, form, dtype):
     """Level values come along, in whatever type a conversion left them: they tell the schedule."""
     tensors = dict(tiny_var().state_dict())
-    tensors["lvl_1L"] = torch.repeat_interleave(torch.arange(len(EDGES)), torch.tensor([e * e for e in EDGES]))[None].to(dtype)
+    tensors["lvl_1L"] = torch.repeat_interleave(torch.arange(len(EDGES)), torch.tensor([e * e for e in EDGES]))[
+        None
+    ].to(dtype)
     path = tmp_path / form
     if form.endswith(".pth"):
         torch.save({"trainer": {"var_wo_ddp": tensors}}, path)
@@ -304,7 +338,9 @@ def test_shapes_are_read_without_weights(tmp_path, form, dtype):
             save_file({k: tensors[k] for k in list(tensors)[i::2]}, path / f"{i}.safetensors")
     whole, shapes = read_checkpoint(path), read_checkpoint(path, shapes_only=True)
     assert (shapes.name, shapes.metadata, shapes.config) == (whole.name, whole.metadata, whole.config)
-    assert {k: tuple(t.shape) for k, t in shapes.tensors.items()} == {k: tuple(t.shape) for k, t in whole.tensors.items()}
+    assert {k: tuple(t.shape) for k, t in shapes.tensors.items()} == {
+        k: tuple(t.shape) for k, t in whole.tensors.items()
+    }
     assert [k for k, t in shapes.tensors.items() if not t.is_meta] == ["lvl_1L"]
     assert torch.equal(shapes.tensors["lvl_1L"], whole.tensors["lvl_1L"])
 
@@ -313,12 +349,27 @@ def _header(content: bytes, length: int | None = None) -> bytes:
     return struct.pack("<Q", len(content) if length is None else length) + content
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\0", _header(b"{}", 1 << 40), _header(b"{}", 1), _header(b"not json"), _header(b"\xff\xfe"), _header(b"[1, 2]"), _header(b"{\"a\": 3}"),
-    _header(b"{\"a\": {\"shape\": [-1]}}"), _header(b"{\"a\": {\"shape\": [4611686018427387904, 4]}}"), _header(b"{\"a\": {\"shape\": [\"x\"]}}"),
-    _header(b"[" * 100_000), _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"I64\", \"data_offsets\": [0, 32]}}"),
-    _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"I64\", \"data_offsets\": [0, 99999999999999]}}"),
-    _header(b"{\"lvl_1L\": {\"shape\": [1, 4], \"dtype\": \"U1\", \"data_offsets\": [0, 32]}}")], ids=lambda content: ascii(content[:60]))
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0",
+        _header(b"{}", 1 << 40),
+        _header(b"{}", 1),
+        _header(b"not json"),
+        _header(b"\xff\xfe"),
+        _header(b"[1, 2]"),
+        _header(b'{"a": 3}'),
+        _header(b'{"a": {"shape": [-1]}}'),
+        _header(b'{"a": {"shape": [4611686018427387904, 4]}}'),
+        _header(b'{"a": {"shape": ["x"]}}'),
+        _header(b"[" * 100_000),
+        _header(b'{"lvl_1L": {"shape": [1, 4], "dtype": "I64", "data_offsets": [0, 32]}}'),
+        _header(b'{"lvl_1L": {"shape": [1, 4], "dtype": "I64", "data_offsets": [0, 99999999999999]}}'),
+        _header(b'{"lvl_1L": {"shape": [1, 4], "dtype": "U1", "data_offsets": [0, 32]}}'),
+    ],
+    ids=lambda content: ascii(content[:60]),
+)
 def test_a_header_that_makes_no_sense(tmp_path, content):
     path = tmp_path / "odd.safetensors"
     path.write_bytes(content)

@@ -46,18 +46,28 @@ def counted(pair, policy, cfg, labels=(1, 3), **arguments) -> int:
 
 POLICIES = {
     "dense": None,
-    **{f"{fill} {scope} from {first}": sv.StepVAR((0.7, 0.4), fill=fill, scope=scope, first_layer=first)
-       for fill, scope, first in itertools.product(FILLS, SCOPES, (0, 1))},
-    **{f"late {half} {ratios}": sv.StepVAR(ratios, guidance_late=half, guidance_late_scales=2)
-       for half, ratios in itertools.product(HALVES, ((0.0,), (0.7, 0.4)))},
-    "last skipped": sv.StepVAR((1, 0.5)), "two skipped": sv.StepVAR((1, 1)), "middle skipped": sv.StepVAR((0.5, 1)),
+    **{
+        f"{fill} {scope} from {first}": sv.StepVAR((0.7, 0.4), fill=fill, scope=scope, first_layer=first)
+        for fill, scope, first in itertools.product(FILLS, SCOPES, (0, 1))
+    },
+    **{
+        f"late {half} {ratios}": sv.StepVAR(ratios, guidance_late=half, guidance_late_scales=2)
+        for half, ratios in itertools.product(HALVES, ((0.0,), (0.7, 0.4)))
+    },
+    "last skipped": sv.StepVAR((1, 0.5)),
+    "two skipped": sv.StepVAR((1, 1)),
+    "middle skipped": sv.StepVAR((0.5, 1)),
     "covered": sv.StepVAR((0.9, 0.9), coverage=2),
-    **{f"preset {name}, {half} late": sv.StepVAR(ratios, guidance_late=half, guidance_late_scales=2)
-       for (name, ratios), half in itertools.product(PRESETS.items(), HALVES)},
+    **{
+        f"preset {name}, {half} late": sv.StepVAR(ratios, guidance_late=half, guidance_late_scales=2)
+        for (name, ratios), half in itertools.product(PRESETS.items(), HALVES)
+    },
 }
 
 
-@pytest.mark.parametrize("cfg", [0.0, 3.0, [0.0, 2.0, 0.0, 2.0], [2.0, 2.0, 0.0, 0.0]], ids=["off", "ramp", "gaps", "early"])
+@pytest.mark.parametrize(
+    "cfg", [0.0, 3.0, [0.0, 2.0, 0.0, 2.0], [2.0, 2.0, 0.0, 0.0]], ids=["off", "ramp", "gaps", "early"]
+)
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_estimate_is_what_runs(tiny, name, cfg):
     """Exactly, where 1 % would do: a term forgotten shows at once."""
@@ -99,8 +109,13 @@ def test_published_sizes_match_the_reference_table(name):
     """costs.json counts one image with guidance in every scale: two rows, the head included, no word embedding and no
     modulation (it lists that apart, as recomputed in every scale); its cache holds the last scale too."""
     table, layout = TABLE[name], json.loads((VAR_GOLDEN / "layouts" / f"{name}.json").read_text())
-    config = VARConfig(patch_nums=tuple(layout["patch_nums"]), depth=layout["depth"], width=layout["embed_dim"], heads=layout["heads"],
-                       shared_aln=layout["shared_aln"])
+    config = VARConfig(
+        patch_nums=tuple(layout["patch_nums"]),
+        depth=layout["depth"],
+        width=layout["embed_dim"],
+        heads=layout["heads"],
+        shared_aln=layout["shared_aln"],
+    )
     with torch.device("meta"):
         model = VAR(config)
     schedule, cost = model.schedule(), model.cost()
@@ -116,9 +131,13 @@ def test_published_sizes_match_the_reference_table(name):
     assert estimate.flops / 1e12 == pytest.approx(table["tflop_total"], rel=0.01)
     if not config.shared_aln:
         modulation = 2 * (cost.per_run_and_row - 2 * config.width * 2 * config.width)
-        assert modulation * len(schedule) / 1e12 == pytest.approx(table["adaln_gemv_tflop_recomputed_every_scale"], abs=1e-5)
+        assert modulation * len(schedule) / 1e12 == pytest.approx(
+            table["adaln_gemv_tflop_recomputed_every_scale"], abs=1e-5
+        )
     last = 2 * 2 * schedule.final.tokens * config.depth * config.width * 4
-    assert (sum(s.kv_bytes for s in estimate.scales) + last) / 2**20 == pytest.approx(table["kv_cache_mib"]["fp32"], abs=0.06)
+    assert (sum(s.kv_bytes for s in estimate.scales) + last) / 2**20 == pytest.approx(
+        table["kv_cache_mib"]["fp32"], abs=0.06
+    )
     # the default ramp leaves the first scale unguided: one head row of one token less
     ramp = sv.estimate(model, schedule)
     assert estimate.flops - ramp.flops == cost.head_per_token

@@ -39,7 +39,10 @@ def test_class_names_are_unique():
 
 
 def test_packages_are_pinned_by_version_and_content():
-    assert all(re.fullmatch(r"@?[a-z0-9/-]+@\d+\.\d+\.\d+", name) and len(digest) == 88 for name, digest in data.PACKAGES.items())
+    assert all(
+        re.fullmatch(r"@?[a-z0-9/-]+@\d+\.\d+\.\d+", name) and len(digest) == 88
+        for name, digest in data.PACKAGES.items()
+    )
 
 
 @settings(max_examples=15)
@@ -68,18 +71,25 @@ def test_backgrounds_are_coloured_and_bounded(seed):
 
 def test_backgrounds_keep_away_from_the_colour_of_the_object():
     red = torch.tensor([[1.0, 0.1, 0.1]]).expand(400, 3)
-    near, far = (((data.backgrounds(400, rng(1), 16, data.Patterns(share=0.0), avoid).mean((2, 3)) - red).norm(dim=1)).mean() for avoid in (None, red))
+    near, far = (
+        ((data.backgrounds(400, rng(1), 16, data.Patterns(share=0.0), avoid).mean((2, 3)) - red).norm(dim=1)).mean()
+        for avoid in (None, red)
+    )
     assert far > near + 0.05
 
 
 def test_patterns_come_at_their_share_and_darken_only():
-    plain, some, all_ = (data.backgrounds(200, rng(1), 32, data.Patterns(share, (3.0, 3.0), (0.3, 0.3), 8)) for share in (0.0, 0.5, 1.0))
+    plain, some, all_ = (
+        data.backgrounds(200, rng(1), 32, data.Patterns(share, (3.0, 3.0), (0.3, 0.3), 8)) for share in (0.0, 0.5, 1.0)
+    )
     assert ((some - plain).abs().amax((1, 2, 3)) > 1e-6).float().mean() == pytest.approx(0.5, abs=0.1)
     assert (all_ <= plain).all() and (all_ >= 0.7 * plain - 1e-6).all()
 
 
 def test_few_patterns_are_few():
-    """Three kinds in eight directions, of which some look alike. Divided by the same backgrounds without them, only patterns are left."""
+    """Three kinds in eight directions, of which some look alike. Divided by the same backgrounds without them, only
+    patterns are left."""
+
     def shadows(patterns):
         drawn, plain = (data.backgrounds(400, rng(2), 32, replace(patterns, share=share)) for share in (1.0, 0.0))
         return len(torch.unique(((drawn / plain)[:, 0] * 100).round(), dim=0))
@@ -100,7 +110,11 @@ def test_both_sizes_show_the_same_pictures(size):
 def test_hsv_of_the_pure_colours():
     ones = torch.ones(3)
     assert torch.allclose(data.hsv_to_rgb(torch.tensor([0.0, 1 / 3, 2 / 3]), ones, ones), torch.eye(3), atol=1e-5)
-    assert torch.allclose(data.hsv_to_rgb(torch.tensor([-0.1]), ones[:1], ones[:1]), data.hsv_to_rgb(torch.tensor([0.9]), ones[:1], ones[:1]), atol=1e-5)
+    assert torch.allclose(
+        data.hsv_to_rgb(torch.tensor([-0.1]), ones[:1], ones[:1]),
+        data.hsv_to_rgb(torch.tensor([0.9]), ones[:1], ones[:1]),
+        atol=1e-5,
+    )
 
 
 def test_every_class_comes_before_any_repeats():
@@ -111,8 +125,14 @@ def test_every_class_comes_before_any_repeats():
 
 
 def test_a_search_word_belongs_to_one_class():
-    entries = [{"label": "dog face", "tags": ["animal", "puppy", "4"], "emoji": "a"}, {"label": "cat", "tags": ["animal", "dog"], "emoji": "b"}]
-    assert data.label_entries(entries) == [{"name": "dog face", "aliases": ["puppy"], "emoji": "a"}, {"name": "cat", "aliases": [], "emoji": "b"}]
+    entries = [
+        {"label": "dog face", "tags": ["animal", "puppy", "4"], "emoji": "a"},
+        {"label": "cat", "tags": ["animal", "dog"], "emoji": "b"},
+    ]
+    assert data.label_entries(entries) == [
+        {"name": "dog face", "aliases": ["puppy"], "emoji": "a"},
+        {"name": "cat", "aliases": [], "emoji": "b"},
+    ]
 
 
 def test_the_training_cascade_finds_the_codes_inference_finds():
@@ -159,8 +179,8 @@ def test_prefix_training_gives_the_models_own_logits(scales):
     full, prefix = (ScaleSchedule.square(vae.CONFIG.patch_nums[:n]) for n in (10, scales))
     labels, inputs = torch.tensor([1]), torch.randn(1, full.tokens - 1, vae.CONFIG.z_channels)
     with torch.no_grad():
-        wanted = model.teacher_forced(labels, inputs)[:, :prefix.tokens]
-        found = transformer.TeacherForced(model)(labels, inputs[:, :prefix.tokens - 1], prefix)
+        wanted = model.teacher_forced(labels, inputs)[:, : prefix.tokens]
+        found = transformer.TeacherForced(model)(labels, inputs[:, : prefix.tokens - 1], prefix)
     assert torch.allclose(found, wanted, atol=1e-3)
 
 

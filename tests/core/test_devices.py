@@ -1,7 +1,7 @@
 """The scale loop never waits for its device, and everything it reads is there.
 
-The models run on torch's meta device, whose tensors hold no numbers: reading one on the host (`item`, `cpu`, indexing by a mask)
-raises, which on a GPU would stop the queue. A dispatch mode refuses operations that mix devices.
+The models run on torch's meta device, whose tensors hold no numbers: reading one on the host (`item`, `cpu`, indexing
+by a mask) raises, which on a GPU would stop the queue. A dispatch mode refuses operations that mix devices.
 """
 
 import copy
@@ -26,7 +26,8 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
 class OneDevice(TorchDispatchMode):
-    """Raises where an operation other than a copy gets tensors of two devices; a CPU tensor without axes is a number."""
+    """Raises where an operation other than a copy gets tensors of two devices; a CPU tensor without axes is a
+    number."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tensors = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, torch.Tensor)]
@@ -42,8 +43,15 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
     quantizer = quantizer.to(META) if isinstance(quantizer, torch.nn.Module) else quantizer
     moved = [c if c is None else c.to(META) for c in job.forced]
     redraw = [c if c is None else c.to(META) for c in job.redraw]
-    job = replace(job, model=copy.deepcopy(model).to(META), quantizer=quantizer, device=META, forced=moved, redraw=redraw,
-                  parts=tuple(part.to(META) for part in job.parts))
+    job = replace(
+        job,
+        model=copy.deepcopy(model).to(META),
+        quantizer=quantizer,
+        device=META,
+        forced=moved,
+        redraw=redraw,
+        parts=tuple(part.to(META) for part in job.parts),
+    )
     with OneDevice():
         return [(s.codes.device, s.f_hat.device, s.kept.device) for s in scale_steps(job)]
 
@@ -58,9 +66,13 @@ def families():
         yield pytest.param(model, None, prompts(model, 3, 5), id=f"infinity-{patch}")
 
 
-POLICIES = [*(sv.StepVAR((0.5,), scope=scope, fill=fill) for scope in SCOPES for fill in FILLS),
-            *(sv.StepVAR((0.5,), selector=name) for name in SELECTORS), sv.StepVAR((0.5,), coverage=2),
-            sv.StepVAR((0.5,), protect=torch.ones(1, 4, 4), protect_mode="keep"), sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2)]
+POLICIES = [
+    *(sv.StepVAR((0.5,), scope=scope, fill=fill) for scope in SCOPES for fill in FILLS),
+    *(sv.StepVAR((0.5,), selector=name) for name in SELECTORS),
+    sv.StepVAR((0.5,), coverage=2),
+    sv.StepVAR((0.5,), protect=torch.ones(1, 4, 4), protect_mode="keep"),
+    sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
+]
 
 
 @pytest.mark.parametrize(("model", "vae", "condition"), [*families()])

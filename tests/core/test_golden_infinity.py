@@ -1,4 +1,5 @@
-"""Infinity against the reference implementation: files, every sampled bit, every feature map (tests/golden/infinity/README.md)."""
+"""Infinity against the reference implementation: files, every sampled bit, every feature map
+(tests/golden/infinity/README.md)."""
 
 import gzip
 import json
@@ -51,7 +52,9 @@ def per_scale(tensors: dict, name: str) -> dict[int, torch.Tensor]:
 
 def same_tensors(module, weights: dict) -> bool:
     loaded = module.state_dict()
-    return set(loaded) == {key for key in weights if not re.fullmatch(DROPPED, key)} and all(torch.equal(loaded[k], weights[k]) for k in loaded)
+    return set(loaded) == {key for key in weights if not re.fullmatch(DROPPED, key)} and all(
+        torch.equal(loaded[k], weights[k]) for k in loaded
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -64,32 +67,59 @@ def test_a_checkpoint_loads_tensor_for_tensor(reference, name, suffix):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sizes_come_from_the_file(reference, name):
-    config, model, vae = CONFIGS[name], sv.load_model(reference(name).stem / "model.pth"), sv.load_vae(reference(name).stem / "vae.pth")
+    config, model, vae = (
+        CONFIGS[name],
+        sv.load_model(reference(name).stem / "model.pth"),
+        sv.load_vae(reference(name).stem / "vae.pth"),
+    )
     found = model.config
-    assert (found.depth, found.width, found.heads, found.bits, found.text_dim, found.text_maxlen, found.norm_eps) == \
-        tuple(config[key] for key in ("depth", "width", "heads", "head_bits", "Ct5", "text_maxlen", "norm_eps"))
-    assert (found.chunk, found.hidden, found.patch) == (config["depth"] // config["block_chunks"], 4 * config["width"], 1 + config["patchify"])
-    assert (vae.config.z_channels, vae.config.ch, vae.config.ch_mult, vae.config.patch) == \
-        (config["vae_dim"], config["base_ch"], tuple(config["enc_mult"]), 1 + config["patchify"])
+    assert (
+        found.depth,
+        found.width,
+        found.heads,
+        found.bits,
+        found.text_dim,
+        found.text_maxlen,
+        found.norm_eps,
+    ) == tuple(config[key] for key in ("depth", "width", "heads", "head_bits", "Ct5", "text_maxlen", "norm_eps"))
+    assert (found.chunk, found.hidden, found.patch) == (
+        config["depth"] // config["block_chunks"],
+        4 * config["width"],
+        1 + config["patchify"],
+    )
+    assert (vae.config.z_channels, vae.config.ch, vae.config.ch_mult, vae.config.patch) == (
+        config["vae_dim"],
+        config["base_ch"],
+        tuple(config["enc_mult"]),
+        1 + config["patchify"],
+    )
     assert vae.config.token_stride == 16
     assert model.code_format == vae.quantize.code_format
 
 
 def test_other_ways_a_file_is_saved(reference, tmp_path):
-    """Training checkpoints, shards of both kinds, a single chunk, and a VAE with old names and leftovers of its training."""
+    """Training checkpoints, shards of both kinds, a single chunk, and a VAE with old names and leftovers of its
+    training."""
     ref = reference("i2b")
     torch.save({"trainer": {"gpt_fsdp": ref.weights}, "epoch": 3}, tmp_path / "ar-ckpt.pth")
     assert same_tensors(sv.load_model(tmp_path / "ar-ckpt.pth"), ref.weights)
     keys = sorted(ref.weights)
-    for folder, index, part, write in (("st", "model.safetensors.index.json", "model-{}.safetensors", save_file),
-                                       ("bin", "pytorch_model.bin.index.json", "pytorch_model-{}.bin", torch.save)):
+    for folder, index, part, write in (
+        ("st", "model.safetensors.index.json", "model-{}.safetensors", save_file),
+        ("bin", "pytorch_model.bin.index.json", "pytorch_model-{}.bin", torch.save),
+    ):
         (tmp_path / folder).mkdir()
         shards = {part.format(i): {k: ref.weights[k] for k in keys[i::3]} for i in range(3)}
         for file, tensors in shards.items():
             write(tensors, tmp_path / folder / file)
-        (tmp_path / folder / index).write_text(json.dumps({"weight_map": {k: file for file, tensors in shards.items() for k in tensors}}))
+        (tmp_path / folder / index).write_text(
+            json.dumps({"weight_map": {k: file for file, tensors in shards.items() for k in tensors}})
+        )
         assert same_tensors(sv.load_model(tmp_path / folder), ref.weights)
-    single = {re.sub(r"block_chunks\.(\d+)\.module\.(\d+)", lambda m: f"blocks.{2 * int(m[1]) + int(m[2])}", k): v for k, v in ref.weights.items()}
+    single = {
+        re.sub(r"block_chunks\.(\d+)\.module\.(\d+)", lambda m: f"blocks.{2 * int(m[1]) + int(m[2])}", k): v
+        for k, v in ref.weights.items()
+    }
     torch.save(single, tmp_path / "single.pth")
     model = sv.load_model(tmp_path / "single.pth")
     assert (model.config.depth, model.config.chunk) == (6, 6)
@@ -102,30 +132,62 @@ def test_other_ways_a_file_is_saved(reference, tmp_path):
 def official(name: str) -> tuple[Checkpoint, dict]:
     """An official checkpoint as keys and shapes, on the meta device."""
     file = GOLDEN / "layouts" / f"{name}.json"
-    layout = json.loads(file.read_text() if file.is_file() else gzip.decompress(file.with_suffix(".json.gz").read_bytes()))
-    tensors = {key: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta") for key, entry in layout["tensors"].items()}
+    layout = json.loads(
+        file.read_text() if file.is_file() else gzip.decompress(file.with_suffix(".json.gz").read_bytes())
+    )
+    tensors = {
+        key: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
+        for key, entry in layout["tensors"].items()
+    }
     return Checkpoint(name, tensors), layout
 
 
-@pytest.mark.parametrize("name", ["infinity_2b_reg", "infinity_8b", *(f"infinity_layer{n}" for n in (12, 16, 24, 40, 48))])
+@pytest.mark.parametrize(
+    "name", ["infinity_2b_reg", "infinity_8b", *(f"infinity_layer{n}" for n in (12, 16, 24, 40, 48))]
+)
 def test_official_transformers_fit(name):
     checkpoint, layout = official(name)
     model = build(detect(checkpoint, MODELS, "a transformer"), checkpoint, device="meta", dtype=torch.bfloat16)
     c = model.config
     assert (c.depth, c.width, c.heads, c.head_dim, c.chunk, c.bits, c.text_dim, c.text_maxlen, c.pool_heads) == tuple(
-        layout[key] for key in ("depth", "embed_dim", "heads", "head_dim", "blocks_per_chunk", "head_bits", "text_channels", "text_maxlen", "text_pool_heads"))
+        layout[key]
+        for key in (
+            "depth",
+            "embed_dim",
+            "heads",
+            "head_dim",
+            "blocks_per_chunk",
+            "head_bits",
+            "text_channels",
+            "text_maxlen",
+            "text_pool_heads",
+        )
+    )
     assert (c.patch, c.code_dim) == (1 + layout["apply_spatial_patchify"], layout["vae_dim"])
     assert sum(p.numel() for p in model.parameters()) == layout["parameters"]
     assert {key for key in checkpoint.tensors if not re.fullmatch(DROPPED, key)} == set(model.state_dict())
     assert model.dtype == torch.bfloat16 and model.head.weight.dtype == model.blocks[0].ada_gss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["infinity_vae_d16", "infinity_vae_d24", "infinity_vae_d32reg", "infinity_vae_d64", "infinity_vae_d56_f8_14_patchify"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "infinity_vae_d16",
+        "infinity_vae_d24",
+        "infinity_vae_d32reg",
+        "infinity_vae_d64",
+        "infinity_vae_d56_f8_14_patchify",
+    ],
+)
 def test_official_vaes_fit(name):
     checkpoint, layout = official(name)
     vae = build(detect(checkpoint, CODEC_FAMILIES, "a VAE"), checkpoint, device="meta")
-    assert (vae.config.z_channels, vae.config.stride, vae.config.ch, vae.config.ch_mult) == \
-        (layout["vae_dim"], layout["patch_size"], layout["base_ch"], tuple(layout["ch_mult"]))
+    assert (vae.config.z_channels, vae.config.stride, vae.config.ch, vae.config.ch_mult) == (
+        layout["vae_dim"],
+        layout["patch_size"],
+        layout["base_ch"],
+        tuple(layout["ch_mult"]),
+    )
     assert vae.quantize.bits == layout.get("transformer_dim", layout["vae_dim"])
     assert sum(p.numel() for p in vae.parameters()) == layout["parameters"]
     assert {key for key in checkpoint.tensors if not re.fullmatch(DROPPED, key)} == set(vae.state_dict())
@@ -146,7 +208,10 @@ def test_all_sixty_schedules(small):
         for size, entry in sizes.items():
             schedule = small.schedule(1 / float(ratio), size)
             assert [[s.h, s.w] for s in schedule] == entry["scales_hw"]
-            assert (schedule.tokens, [schedule.final.h * 16, schedule.final.w * 16]) == (entry["total_tokens"], entry["pixel_hw"])
+            assert (schedule.tokens, [schedule.final.h * 16, schedule.final.w * 16]) == (
+                entry["total_tokens"],
+                entry["pixel_hw"],
+            )
     assert small.full_scales == 13
     assert small.schedule(16 / 9) == small.schedule(1 / 0.571)
 
@@ -160,17 +225,29 @@ def test_every_position_index(small):
             full = full_grid(schedule)
             assert [*full] == sizes["1M"]["scales_hw"][-1]
             for scale in schedule:
-                expected = torch.tensor(indices[f"{scale.h}/{full[0]}"])[:, None], torch.tensor(indices[f"{scale.w}/{full[1]}"])[None]
+                expected = (
+                    torch.tensor(indices[f"{scale.h}/{full[0]}"])[:, None],
+                    torch.tensor(indices[f"{scale.w}/{full[1]}"])[None],
+                )
                 angles = torch.stack([e.expand(scale.h, scale.w).flatten() for e in expected], -1).float()
-                assert torch.equal(rotary_table(scale, full, 4)[0], torch.stack([angles.cos(), angles.sin()], -1).flatten(1))
+                assert torch.equal(
+                    rotary_table(scale, full, 4)[0], torch.stack([angles.cos(), angles.sin()], -1).flatten(1)
+                )
 
 
 def test_rotary_tables(small):
     expected = load_file(GOLDEN / "rope.safetensors")
-    for key, ratio, size, dim in (("hd128.1.0.0.06M", 1.0, "0.06M", 128), ("hd128.1.5.0.06M", 1.5, "0.06M", 128), ("hd64.1.0.1M.last_row", 1.0, "1M", 64)):
-        schedule, theirs = small.schedule(1 / ratio, size), expected[key].movedim(0, -1).flatten(1)  # upstream: all cosines, then all sines
+    for key, ratio, size, dim in (
+        ("hd128.1.0.0.06M", 1.0, "0.06M", 128),
+        ("hd128.1.5.0.06M", 1.5, "0.06M", 128),
+        ("hd64.1.0.1M.last_row", 1.0, "1M", 64),
+    ):
+        schedule, theirs = (
+            small.schedule(1 / ratio, size),
+            expected[key].movedim(0, -1).flatten(1),
+        )  # upstream: all cosines, then all sines
         ours = torch.cat([rotary_table(scale, full_grid(schedule), dim)[0] for scale in schedule])
-        close(ours[-len(theirs):] if "last" in key else ours[:len(theirs)], theirs, TABLE)
+        close(ours[-len(theirs) :] if "last" in key else ours[: len(theirs)], theirs, TABLE)
     schedule = small.schedule(1.0, "0.06M")
     table = rotary_table(schedule.scales[2], full_grid(schedule), 128)
     for part in "qk":
@@ -192,10 +269,21 @@ def test_every_run_matches(reference, name, run):
     if forced:
         editing = {"codes": per_scale_codes(expected["gt_bits_vae"], vae.quantize, schedule), "start_at_scale": forced}
     steps = []
-    result = sv.sample(model, None, ref.text(model, settings["texts"]), schedule=schedule, cfg=settings["cfg"], temperature=settings["tau"],
-                       negative=ref.text(model, settings["neg"]) if "neg" in settings else None, top_k=settings["top_k"],
-                       top_p=settings.get("top_p", 0.0), options={"guidance_layers": settings["ins"]}, draw=replay.draw,
-                       on_scale=lambda step: steps.append((step.logits, step.f_hat)), **editing)
+    result = sv.sample(
+        model,
+        None,
+        ref.text(model, settings["texts"]),
+        schedule=schedule,
+        cfg=settings["cfg"],
+        temperature=settings["tau"],
+        negative=ref.text(model, settings["neg"]) if "neg" in settings else None,
+        top_k=settings["top_k"],
+        top_p=settings.get("top_p", 0.0),
+        options={"guidance_layers": settings["ins"]},
+        draw=replay.draw,
+        on_scale=lambda step: steps.append((step.logits, step.f_hat)),
+        **editing,
+    )
 
     start = sum(s.tokens for s in schedule.scales[:forced])
     codes, count = torch.cat(result.codes, 1), expected["bits"].shape[1]  # the bf16 run stores its first scales only
@@ -211,13 +299,17 @@ def test_every_run_matches(reference, name, run):
             ours = model.passes[s][part]
             if len(tensor) == batch and len(ours) == 2 * batch:
                 assert torch.equal(ours[:batch], ours[batch:])  # the reference stores one of two equal halves
-            close(ours[:len(tensor)], tensor, tolerance)
+            close(ours[: len(tensor)], tensor, tolerance)
     for s, tensor in per_scale(expected, "blk0_out").items():
         close(model.first_block[s], tensor, FEATURES)
     for key, tensor in expected.items():
         if key.startswith("logits_cfg"):
             ours = steps[int(key.split(".")[1])][0]
-            close(ours[:, ::4] if key.endswith("every4") else ours, tensor, BF16_LOGITS if settings.get("ca_bf16") else LOGITS)
+            close(
+                ours[:, ::4] if key.endswith("every4") else ours,
+                tensor,
+                BF16_LOGITS if settings.get("ca_bf16") else LOGITS,
+            )
     for s, tensor in per_scale(expected, "summed").items():
         close(steps[s][1], tensor, SUMS)
     if "cond_BD" in expected:
@@ -236,7 +328,8 @@ def test_every_run_matches(reference, name, run):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_text_side_matches(reference, name):
-    """Packed text after the norm and after the MLP, and the shared modulation, recomputed from the model's own parts."""
+    """Packed text after the norm and after the MLP, and the shared modulation, recomputed from the model's own
+    parts."""
     ref, expected = reference(name), reference(name).tensors(f"run_{next(iter(CONFIGS[name]['runs']))}")
     model = sv.load_model(ref.stem / "model.pth")
     condition = ref.text(model, ["short"])
@@ -250,8 +343,25 @@ def test_the_text_side_matches(reference, name):
 def test_the_runs_cover_what_they_should():
     """A fixture dropped by mistake must not pass silently."""
     parts = {key.split(".")[0] for name, run in RUNS for key in load_file(GOLDEN / name / f"run_{run}.safetensors")}
-    assert {"bits", "gt_bits_vae", "bits_vae", "logits_cfg", "logits_raw", "x_in", "x_out", "blk0_out", "kv_norm", "kv_compact", "cond_BD",
-            "gss", "summed", "z", "image_sub4", "image_sub8", "image_u8_bgr_sub8"} <= parts
+    assert {
+        "bits",
+        "gt_bits_vae",
+        "bits_vae",
+        "logits_cfg",
+        "logits_raw",
+        "x_in",
+        "x_out",
+        "blk0_out",
+        "kv_norm",
+        "kv_compact",
+        "cond_BD",
+        "gss",
+        "summed",
+        "z",
+        "image_sub4",
+        "image_sub8",
+        "image_u8_bgr_sub8",
+    } <= parts
     settings = [CONFIGS[name]["runs"][run] for name, run in RUNS]
     assert len(RUNS) == 19 and sum("gt_leak" in s for s in settings) == 2 and any("neg" in s for s in settings)
     assert any(isinstance(s["cfg"], list) for s in settings) and any(len(s["texts"]) == 2 for s in settings)
@@ -272,21 +382,33 @@ def test_encoding_matches(reference, name, codec):
     codes = vae.encode(image_1HW3, schedule)
     assert torch.equal(torch.cat(codes, 1), torch.cat(per_scale_codes(expected["bits_vae"], vae.quantize, schedule), 1))
     assert torch.equal(torch.cat(codes, 1), expected["teacher_bits"])
-    f_hats = [vae.quantize.decode_codes(codes[:n + 1], schedule) for n in range(len(schedule))]
+    f_hats = [vae.quantize.decode_codes(codes[: n + 1], schedule) for n in range(len(schedule))]
     close(f_hats[-1], expected["z"], SUMS)
-    inputs = [vae.quantize.next_input(f_hat, scale).flatten(2).transpose(1, 2) for f_hat, scale in zip(f_hats, schedule.scales[1:])]
+    inputs = [
+        vae.quantize.next_input(f_hat, scale).flatten(2).transpose(1, 2)
+        for f_hat, scale in zip(f_hats, schedule.scales[1:])
+    ]
     close(torch.cat(inputs, 1), expected["teacher_input"], SUMS)
     close(vae.decode(f_hats[-1]).permute(0, 3, 1, 2)[:, :, ::4, ::4] * 2 - 1, expected["recon_sub4"], IMAGE)
 
     # upstream's masked forward over all scales at once answers like ours, scale by scale over the cache
-    sv.sample(model, vae, ref.text(model, [settings["teacher_text"]]), schedule=schedule, cfg=1, codes=codes, start_at_scale=len(schedule))
+    sv.sample(
+        model,
+        vae,
+        ref.text(model, [settings["teacher_text"]]),
+        schedule=schedule,
+        cfg=1,
+        codes=codes,
+        start_at_scale=len(schedule),
+    )
     logits = torch.cat([p["logits_raw"] for p in model.passes], 1)
     close(logits[:, :265], expected["teacher_logits_head"], OUT)
     close(logits[:, -32:], expected["teacher_logits_tail"], OUT)
 
 
 def test_recipes_are_this_file_formats():
-    """The rebuilt tensors are checked against the recipe's checksums while they are written; a flipped bit must raise."""
+    """The rebuilt tensors are checked against the recipe's checksums while they are written; a flipped bit must
+    raise."""
     recipe = json.loads((GOLDEN / "i2b" / "model.recipe.json").read_text())
     recipe["tensors"] = recipe["tensors"][:1]
     recipe["tensors"][0]["crc32"] ^= 1

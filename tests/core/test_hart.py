@@ -1,4 +1,5 @@
-"""Laws of the HART family on a seeded three-layer model: the prompt before the first scale, pruning, batches, resuming, the residual, cost."""
+"""Laws of the HART family on a seeded three-layer model: the prompt before the first scale, pruning, batches,
+resuming, the residual, cost."""
 
 import itertools
 import json
@@ -20,8 +21,17 @@ from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.sampler import prepare, scale_steps
 from stepvar_core.token_sampling import maskgit_counts
 
-BRANCHES = {"none": {}, "block": {"modulation": "block", "attn_l2_norm": True, "has_sinusoid_levels": False, "has_context_norm": False, "pooling": "avg"},
-            "shared": {"modulation": "shared"}}
+BRANCHES = {
+    "none": {},
+    "block": {
+        "modulation": "block",
+        "attn_l2_norm": True,
+        "has_sinusoid_levels": False,
+        "has_context_norm": False,
+        "pooling": "avg",
+    },
+    "shared": {"modulation": "shared"},
+}
 
 
 @pytest.fixture(scope="module", params=BRANCHES)
@@ -54,9 +64,14 @@ def test_what_a_run_gives(pair):
 
 
 def test_smoothing_is_on_unless_switched_off(pair):
-    assert same(run(pair), run(pair, options={"smooth": True})) and not same(run(pair), run(pair, options={"smooth": False}))
+    assert same(run(pair), run(pair, options={"smooth": True})) and not same(
+        run(pair), run(pair, options={"smooth": False})
+    )
     # one choice is left: there is nothing to smooth
-    assert same(run(pair, top_k=1, options={"residual": False}), run(pair, top_k=1, options={"residual": False, "smooth": False}))
+    assert same(
+        run(pair, top_k=1, options={"residual": False}),
+        run(pair, top_k=1, options={"residual": False, "smooth": False}),
+    )
 
 
 # the prompt ----------------------------------------------------------------------------------------
@@ -70,15 +85,24 @@ def test_pads_are_read_and_places_count_real_tokens(pair):
     first = run(pair, model.text_condition(features, mask))
     assert not same(first, run(pair, model.text_condition(other_pads, mask)))
     assert not same(first, run(pair, model.text_condition(features, mask.flip(1))))  # pads in front: other places
-    assert same(run(pair, model.text_condition(features)), run(pair, model.text_condition(features, torch.ones(1, LONGEST_TEXT))))
-    assert run(pair, model.text_condition(features, torch.zeros(1, LONGEST_TEXT))).latent.isfinite().all()  # an empty prompt: nothing but pads
+    assert same(
+        run(pair, model.text_condition(features)),
+        run(pair, model.text_condition(features, torch.ones(1, LONGEST_TEXT))),
+    )
+    assert (
+        run(pair, model.text_condition(features, torch.zeros(1, LONGEST_TEXT))).latent.isfinite().all()
+    )  # an empty prompt: nothing but pads
 
 
 def test_the_own_negative_is_zeros_of_one_token(pair):
     model = pair[0]
     condition = hart_prompts(model, 4, 9)
     negative = model.unconditional(condition)
-    assert not negative.features_BTC.any() and negative.mask_BT.sum(1).tolist() == [1, 1] and bool(negative.mask_BT[:, 0].all())
+    assert (
+        not negative.features_BTC.any()
+        and negative.mask_BT.sum(1).tolist() == [1, 1]
+        and bool(negative.mask_BT[:, 0].all())
+    )
     assert same(run(pair, condition), run(pair, condition, negative=negative))
     assert not same(run(pair, condition), run(pair, condition, negative=hart_prompts(model, 3, 3)))
 
@@ -103,7 +127,9 @@ def test_the_first_code_is_answered_at_the_last_position_of_the_prompt(pair):
 def test_image_positions_are_shifted_by_the_prompt(h, w, offset):
     scale = sv.ScaleSchedule([(1, h, w)]).final
     near, far = image_rotary(scale, torch.tensor([0, offset]), 8, 16)
-    assert torch.equal(image_rotary(scale, torch.tensor([offset]), 8, 16)[0], far) and (offset == 0) == torch.equal(near, far)
+    assert torch.equal(image_rotary(scale, torch.tensor([offset]), 8, 16)[0], far) and (offset == 0) == torch.equal(
+        near, far
+    )
     x = torch.randn(1, h * w, 2, 1, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(turn(x, near[None])[:, :1], x[:, :1])  # the first cell stands at the origin
 
@@ -128,9 +154,12 @@ def test_every_fill_in_both_scopes(pair, scope, fill):
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_every_position_has_a_residual_but_blank_ones(pair, fill):
-    """The residual head is dense: on hidden states that were filled; a position that adds nothing adds no residual either."""
+    """The residual head is dense: on hidden states that were filled; a position that adds nothing adds no residual
+    either."""
     seen = []
-    result = run(pair, pruning=sv.StepVAR((0.7,), fill=fill), options={"smooth": False}, on_scale=lambda s: seen.append(s.f_hat))
+    result = run(
+        pair, pruning=sv.StepVAR((0.7,), fill=fill), options={"smooth": False}, on_scale=lambda s: seen.append(s.f_hat)
+    )
     residual = (result.soft[-1] - pair[1].quantize.lookup(result.codes[-1], SCHEDULE.final)).flatten(2)
     added = (seen[-1] - seen[-2]).flatten(2).abs().amax(1)
     kept = result.trace.scales[-1].kept.flatten(1)
@@ -155,20 +184,29 @@ def test_the_cache_fill_copies_the_grids_change_not_the_texts(pair):
 
 @pytest.mark.parametrize("ratios", [(), (0.7, 0.4), (0.5, 1.0)])
 def test_kept_tokens_stand_at_their_own_places(ratios):
-    """A grid pruned to its kept cells is what running those cells alone gives: rotary rows gathered for both guidance halves, which differ."""
+    """A grid pruned to its kept cells is what running those cells alone gives: rotary rows gathered for both guidance
+    halves, which differ."""
     pair = tiny_hart_pair()
     model, vae = pair
     seen = {}
     result = run(pair, pruning=sv.StepVAR(ratios), on_scale=lambda s: seen.update({s.index: s.logits}))
     again = {}
-    run(pair, codes=result, pruning=sv.StepVAR(ratios), mask=torch.zeros(1, 5, 7), on_scale=lambda s: again.update({s.index: s.logits}))
+    run(
+        pair,
+        codes=result,
+        pruning=sv.StepVAR(ratios),
+        mask=torch.zeros(1, 5, 7),
+        on_scale=lambda s: again.update({s.index: s.logits}),
+    )
     for index, logits in seen.items():
         if logits is not None:
             torch.testing.assert_close(again[index], logits, rtol=1e-4, atol=1e-4)
     job = prepare(model, vae, hart_prompts(model, 4, 9), schedule=SCHEDULE)
     state = model.begin(job.condition, job.negative, job.new_cache(), job.device, job.options)
     model.embed(state, torch.zeros(2, 8, 2, 3), SCHEDULE.passes[1], SCHEDULE)
-    assert state.rotary_RLX.shape[:2] == (4, 6) and len({row.sum().item() for row in state.rotary_RLX}) == 3  # both negatives are alike
+    assert (
+        state.rotary_RLX.shape[:2] == (4, 6) and len({row.sum().item() for row in state.rotary_RLX}) == 3
+    )  # both negatives are alike
 
 
 @pytest.mark.parametrize("half", ["conditional", "unconditional"])
@@ -203,18 +241,28 @@ def test_fewer_choices_at_fine_scales():
 # batches, resuming, MaskGIT ------------------------------------------------------------------------
 
 
-# scored behind the first block: before it a token has no position, and in the flat pictures of greedy random models many are equal
+# scored behind the first block: before it a token has no position, and in the flat pictures of greedy random models
+# many are equal
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("pruning", [None, sv.StepVAR((0.7, 0.4), first_layer=1), sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", first_layer=1)])
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        None,
+        sv.StepVAR((0.7, 0.4), first_layer=1),
+        sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", first_layer=1),
+    ],
+)
 @pytest.mark.parametrize("arguments", [{"top_k": 1}, {}])
 def test_a_batch_of_two_is_two_single_runs(pair, arguments, pruning, steps):
     if pruning is not None and steps > 1:
-        pruning = sv.StepVAR((0.0, 0.4), scope=pruning.scope, fill=pruning.fill, first_layer=1)  # the last scale in several steps is dense
+        pruning = sv.StepVAR(
+            (0.0, 0.4), scope=pruning.scope, fill=pruning.fill, first_layer=1
+        )  # the last scale in several steps is dense
     model, options = pair[0], {"maskgit_steps": steps}
     both = hart_prompts(model, 4, 9)
     together = run(pair, both, rows=[4, 9], pruning=pruning, options=options, **arguments)
     for i in range(2):
-        condition = model.text_condition(both.features_BTC[i:i + 1], both.mask_BT[i:i + 1])
+        condition = model.text_condition(both.features_BTC[i : i + 1], both.mask_BT[i : i + 1])
         single = run(pair, condition, rows=[(4, 9)[i]], pruning=pruning, options=options, **arguments)
         assert all(torch.equal(a[0], b[i]) for a, b in zip(single.codes, together.codes))
         difference = (single.latent[0] - together.latent[i]).abs()
@@ -222,9 +270,12 @@ def test_a_batch_of_two_is_two_single_runs(pair, arguments, pruning, steps):
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 4])
-@pytest.mark.parametrize(("pruning", "steps"), [(None, 1), (None, 3), (sv.StepVAR((0.6, 0.5)), 1), (sv.StepVAR((0.5, 0.4), fill="cache"), 1)])
+@pytest.mark.parametrize(
+    ("pruning", "steps"), [(None, 1), (None, 3), (sv.StepVAR((0.6, 0.5)), 1), (sv.StepVAR((0.5, 0.4), fill="cache"), 1)]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(pair, start, pruning, steps):
-    """From the result, whose soft features the codes alone do not hold; dense forced scales run as one block-causal pass."""
+    """From the result, whose soft features the codes alone do not hold; dense forced scales run as one block-causal
+    pass."""
     options = {"maskgit_steps": steps}
     whole = run(pair, pruning=pruning, options=options)
     resumed = run(pair, pruning=pruning, options=options, codes=whole, start_at_scale=start)
@@ -233,7 +284,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(pair, start, pruning, steps):
     assert difference.mean() < 1e-4 and difference.max() < 5e-2
 
 
-@pytest.mark.parametrize("change", [{"top_k": 1}, {"options": {"smooth": False}}, {"options": {"residual": False}}, {"top_k": 1, "options": {"residual": False}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top_k": 1},
+        {"options": {"smooth": False}},
+        {"options": {"residual": False}},
+        {"top_k": 1, "options": {"residual": False}},
+    ],
+)
 def test_a_masked_redraw_keeps_what_was_drawn_in_another_way(pair, change):
     """Soft features of the picture stay where this run makes none of its own, and the other way about."""
     nothing = torch.zeros(1, 5, 7)
@@ -257,8 +316,12 @@ def test_a_masked_redraw_keeps_what_it_should(pair, steps):
 
 
 def test_maskgit_predicts_every_position_once():
-    assert maskgit_counts(81, 4) == [7, 17, 27, 30] and maskgit_counts(3, 8) == [1, 1, 1] and maskgit_counts(5, 1) == [5]
-    assert all(sum(maskgit_counts(n, s)) == n and min(maskgit_counts(n, s)) > 0 for n in range(1, 40) for s in range(1, 20))
+    assert (
+        maskgit_counts(81, 4) == [7, 17, 27, 30] and maskgit_counts(3, 8) == [1, 1, 1] and maskgit_counts(5, 1) == [5]
+    )
+    assert all(
+        sum(maskgit_counts(n, s)) == n and min(maskgit_counts(n, s)) > 0 for n in range(1, 40) for s in range(1, 20)
+    )
 
 
 def test_maskgit_steps_see_those_before_them(pair):
@@ -278,7 +341,9 @@ def test_a_seed_is_a_picture(pair):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     assert same(run(pair), run(pair)) and not same(run(pair), run(pair, seed=4))
-    assert torch.equal(torch.random.get_rng_state(), before)  # upstream's residual draws from the global stream; ours does not
+    assert torch.equal(
+        torch.random.get_rng_state(), before
+    )  # upstream's residual draws from the global stream; ours does not
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -288,15 +353,22 @@ def test_half_precision_stays_near(dtype):
     half = (tiny_hart().place("cpu", dtype), pair[1])
     run(half, codes=result, mask=torch.zeros(1, 5, 7), on_scale=lambda s: seen.append(s.logits))
     for a, b in zip(exact, seen):
-        assert b.dtype == torch.float32 and torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).min() > 0.99
+        assert (
+            b.dtype == torch.float32 and torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).min() > 0.99
+        )
 
 
 # errors --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"options": {"guidance_layers": 0}}, "This family knows: smooth, smooth_from, residual, maskgit_steps"),
-    ({"options": {"maskgit_steps": 0}}, "maskgit_steps is 0"), ({"options": {"maskgit_steps": 2.5}}, "maskgit_steps is 2.5")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {"guidance_layers": 0}}, "This family knows: smooth, smooth_from, residual, maskgit_steps"),
+        ({"options": {"maskgit_steps": 0}}, "maskgit_steps is 0"),
+        ({"options": {"maskgit_steps": 2.5}}, "maskgit_steps is 2.5"),
+    ],
+)
 def test_bad_options(pair, arguments, message):
     with pytest.raises(sv.OptionError, match=message):
         run(pair, **arguments)
@@ -322,37 +394,58 @@ def test_bad_conditions_schedules_and_vaes(pair):
 # cost ----------------------------------------------------------------------------------------------
 
 
-ESTIMATED = [None, sv.StepVAR((1.0, 0.5), selector="random", fill="delta"), sv.StepVAR((0.6, 0.5), selector="random", scope="sublayer"),
-             *(sv.StepVAR(ratios, selector="random", guidance_late=half, guidance_late_scales=2) for ratios in PRESETS.values() for half in HALVES)]
+ESTIMATED = [
+    None,
+    sv.StepVAR((1.0, 0.5), selector="random", fill="delta"),
+    sv.StepVAR((0.6, 0.5), selector="random", scope="sublayer"),
+    *(
+        sv.StepVAR(ratios, selector="random", guidance_late=half, guidance_late_scales=2)
+        for ratios in PRESETS.values()
+        for half in HALVES
+    ),
+]
 
 
 # the branches differ in what runs once: two policies show that
-@pytest.mark.parametrize(("branch", "policy"), [("none", policy) for policy in ESTIMATED] + list(itertools.product(("block", "shared"), ESTIMATED[:2])))
+@pytest.mark.parametrize(
+    ("branch", "policy"),
+    [("none", policy) for policy in ESTIMATED] + list(itertools.product(("block", "shared"), ESTIMATED[:2])),
+)
 @pytest.mark.parametrize("cfg", [0.0, 3.0, [0, 3, 3, 0]])
 def test_the_estimate_is_what_runs(branch, policy, cfg):
     pair = tiny_hart_pair(**BRANCHES[branch])
-    # the counter knows attention as matrix products only, not the CPU's fused kernel; the quantiser's convolutions are no part of the estimate
+    # the counter knows attention as matrix products only, not the CPU's fused kernel; the quantiser's convolutions
+    # are no part of the estimate
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run(pair, pruning=policy, cfg=cfg, options={"smooth": False})
     counted = counter.get_total_flops() - counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)
     estimate = sv.estimate(pair[0], SCHEDULE, policy, cfg=cfg, batch=2)
     assert counted == pytest.approx(estimate.flops, rel=0.01)
-    assert prepare(*pair, hart_prompts(pair[0], 4, 9), schedule=SCHEDULE, pruning=policy, cfg=cfg).new_cache().nbytes == estimate.kv_bytes
+    assert (
+        prepare(*pair, hart_prompts(pair[0], 4, 9), schedule=SCHEDULE, pruning=policy, cfg=cfg).new_cache().nbytes
+        == estimate.kv_bytes
+    )
 
 
 def test_the_published_size_costs_what_the_reference_says():
-    """The reference answers at all 300 positions of the prompt, and embeds the residual's condition and times again at every step; we do once."""
+    """The reference answers at all 300 positions of the prompt, and embeds the residual's condition and times again
+    at every step; we do once."""
     table = json.loads((GOLDEN / "costs.json").read_text())
     with torch.device("meta"):
         model = HART(HARTConfig())
     c, schedule, cost = model.config, model.schedule(), model.cost()
-    again = (c.residual_steps - 1) * 2 * c.width * c.residual_width + c.residual_steps * 2 * (256 + c.residual_width) * c.residual_width
+    again = (c.residual_steps - 1) * 2 * c.width * c.residual_width + c.residual_steps * 2 * (
+        256 + c.residual_width
+    ) * c.residual_width
 
     def per_scale(estimate, rows):
         """Blocks, head and residual of every scale, as the reference counts them."""
         for i, ours in enumerate(estimate.scales):
             embedding = cost.embed_per_token * ours.tokens * ((i > 0) + (i == len(schedule) - 1))
-            yield ours.flops - embedding + (rows[i] * 299 * cost.head_per_token if i == 0 else 0), 2 * ours.tokens * again
+            yield (
+                ours.flops - embedding + (rows[i] * 299 * cost.head_per_token if i == 0 else 0),
+                2 * ours.tokens * again,
+            )
 
     cfg = [1.0] * len(schedule)
     dense = sv.estimate(model, schedule, cfg=cfg)

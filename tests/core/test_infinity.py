@@ -28,7 +28,9 @@ def model(request) -> Infinity:
 
 
 def run(model, condition, **arguments):
-    return sv.sample(model, None, condition, schedule=SCHEDULE, **{"seed": 3, "temperature": 4.0, "cfg": 2.0, **arguments})
+    return sv.sample(
+        model, None, condition, schedule=SCHEDULE, **{"seed": 3, "temperature": 4.0, "cfg": 2.0, **arguments}
+    )
 
 
 def same(a, b) -> bool:
@@ -39,9 +41,14 @@ def test_what_a_run_gives(model):
     result = run(model, prompts(model, 4, 9))
     bits = model.config.bits
     assert [tuple(c.shape) for c in result.codes] == [(2, s.tokens, bits) for s in SCHEDULE]
-    assert all(c.dtype == torch.uint8 and c.max() <= 1 for c in result.codes) and 0.2 < torch.cat(result.codes, 1).float().mean() < 0.8
+    assert (
+        all(c.dtype == torch.uint8 and c.max() <= 1 for c in result.codes)
+        and 0.2 < torch.cat(result.codes, 1).float().mean() < 0.8
+    )
     assert tuple(result.latent.shape) == (2, *model.latent_shape(SCHEDULE)) and result.latent.dtype == torch.float32
-    torch.testing.assert_close(model.own_quantizer().decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        model.own_quantizer().decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-6
+    )
 
 
 def test_zero_ratios_change_no_bit(model):
@@ -64,7 +71,9 @@ def test_every_fill_in_both_scopes(model, scope, fill):
         # with every earlier scale's part taken away, pruned cells of the last scale hold exact zeros
         quantizer = model.own_quantizer()
         last = result.latent - quantizer.decode_codes(result.codes[:-1], SCHEDULE)
-        cells = torch.nn.functional.interpolate(result.trace.scales[-1].kept.float(), scale_factor=quantizer.patch, mode="nearest-exact")
+        cells = torch.nn.functional.interpolate(
+            result.trace.scales[-1].kept.float(), scale_factor=quantizer.patch, mode="nearest-exact"
+        )
         assert last.masked_select(cells.expand_as(last) == 0).abs().max() < 1e-6 < last.abs().max()
 
 
@@ -73,12 +82,16 @@ def test_every_fill_in_both_scopes(model, scope, fill):
 def test_every_fill_in_half_precision(model, scope, fill, dtype):
     """The stream is float32 and what blocks add to it is not."""
     half = copy.deepcopy(model).place("cpu", dtype)
-    assert run(half, prompts(half, 4, 9), pruning=sv.StepVAR((0.6, 0.5), scope=scope, fill=fill)).latent.isfinite().all()
+    assert (
+        run(half, prompts(half, 4, 9), pruning=sv.StepVAR((0.6, 0.5), scope=scope, fill=fill)).latent.isfinite().all()
+    )
 
 
 def test_first_scales_are_untouched_by_later_pruning(model):
     dense, pruned = run(model, prompts(model, 4)), run(model, prompts(model, 4), pruning=sv.StepVAR((0.5,)))
-    assert all(torch.equal(a, b) for a, b in zip(dense.codes[:3], pruned.codes[:3])) and not torch.equal(dense.codes[3], pruned.codes[3])
+    assert all(torch.equal(a, b) for a, b in zip(dense.codes[:3], pruned.codes[:3])) and not torch.equal(
+        dense.codes[3], pruned.codes[3]
+    )
 
 
 def test_a_skipped_scale_leaves_no_codes(model):
@@ -86,14 +99,17 @@ def test_a_skipped_scale_leaves_no_codes(model):
     assert tuple(result.codes[-1].shape) == (1, 0, model.config.bits) and result.trace.scales[-1].is_skipped
 
 
-@pytest.mark.parametrize("arguments", [{}, {"pruning": sv.StepVAR((0.6, 0.5))}, {"cfg": [1, 1, 3, 1]}, {"options": {"guidance_layers": [-2]}}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"pruning": sv.StepVAR((0.6, 0.5))}, {"cfg": [1, 1, 3, 1]}, {"options": {"guidance_layers": [-2]}}],
+)
 def test_a_batch_of_two_is_two_singles(model, arguments):
     both = prompts(model, 4, 9)
     batch = run(model, both, rows=(0, 1), **arguments)
     for row, text in enumerate(both.texts):
         single = run(model, model.text_condition(text[None]), rows=(row,), **arguments)
-        assert all(torch.equal(a[row:row + 1], b) for a, b in zip(batch.codes, single.codes))
-        torch.testing.assert_close(batch.latent[row:row + 1], single.latent, rtol=0, atol=1e-6)
+        assert all(torch.equal(a[row : row + 1], b) for a, b in zip(batch.codes, single.codes))
+        torch.testing.assert_close(batch.latent[row : row + 1], single.latent, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("pruning", [None, sv.StepVAR((0.6, 0.5)), sv.StepVAR((0.5, 0.5), fill="zero")])
@@ -155,7 +171,9 @@ def test_an_infinite_certainty_is_no_accident():
 @pytest.mark.parametrize("patch", [1, 2])
 def test_codes_survive_the_way_through_features(patch):
     quantizer, scale = BitwiseQuantizer(3, patch), SCHEDULE.final
-    codes = torch.randint(0, 2, (2, scale.tokens, quantizer.bits), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    codes = torch.randint(
+        0, 2, (2, scale.tokens, quantizer.bits), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     single = sv.ScaleSchedule([scale])
     assert torch.equal(quantizer.encode(quantizer.lookup(codes, scale), single)[0], codes)
     assert quantizer.lookup(codes, scale).square().sum(1).allclose(torch.ones(()))
@@ -164,13 +182,20 @@ def test_codes_survive_the_way_through_features(patch):
 # errors ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"options": {"smooth": True}}, sv.OptionError, "Unknown option smooth. This family knows: guidance_layers."),
-    ({"options": {"guidance_layers": [-5]}}, sv.OptionError, "guidance_layers is"),
-    ({"options": {"guidance_layers": "all"}}, sv.OptionError, "guidance_layers is 'all'"),
-    ({"codes": [torch.zeros(1, 1, 3, dtype=torch.uint8)], "start_at_scale": 1}, sv.LatentMismatch, "The codes of pass 1 are"),
-    ({"codes": [torch.full((1, 1, 4), 7, dtype=torch.uint8)], "start_at_scale": 1}, sv.LatentMismatch, "pass 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"options": {"smooth": True}}, sv.OptionError, "Unknown option smooth. This family knows: guidance_layers."),
+        ({"options": {"guidance_layers": [-5]}}, sv.OptionError, "guidance_layers is"),
+        ({"options": {"guidance_layers": "all"}}, sv.OptionError, "guidance_layers is 'all'"),
+        (
+            {"codes": [torch.zeros(1, 1, 3, dtype=torch.uint8)], "start_at_scale": 1},
+            sv.LatentMismatch,
+            "The codes of pass 1 are",
+        ),
+        ({"codes": [torch.full((1, 1, 4), 7, dtype=torch.uint8)], "start_at_scale": 1}, sv.LatentMismatch, "pass 1"),
+    ],
+)
 def test_bad_arguments(model, arguments, error, message):
     if model.config.patch == 2 and "codes" in arguments:
         arguments = {**arguments, "codes": [c.repeat(1, 1, 4) for c in arguments["codes"]]}
@@ -197,10 +222,18 @@ def test_bad_conditions_and_schedules(model):
 # cost --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [
-    None, sv.StepVAR((1.0, 0.5), selector="random", fill="delta"),
-    *(sv.StepVAR(ratios, selector="random", guidance_late=half, guidance_late_scales=2) for ratios in PRESETS.values() for half in HALVES),
-])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        sv.StepVAR((1.0, 0.5), selector="random", fill="delta"),
+        *(
+            sv.StepVAR(ratios, selector="random", guidance_late=half, guidance_late_scales=2)
+            for ratios in PRESETS.values()
+            for half in HALVES
+        ),
+    ],
+)
 @pytest.mark.parametrize("cfg", [1.0, 3.0, [3, 3, 3, 1]])
 def test_the_estimate_is_what_runs(model, policy, cfg):
     # the counter knows attention as matrix products only, not the CPU's fused kernel
@@ -211,7 +244,10 @@ def test_the_estimate_is_what_runs(model, policy, cfg):
 
 
 TABLE = {entry["model"]: entry for entry in json.loads((GOLDEN / "costs.json").read_text())["models"]}
-CONFIGS = {"infinity_2b": InfinityConfig(), "infinity_8b": InfinityConfig(depth=40, width=3584, heads=28, hidden=4 * 3584, bits=56, patch=2, chunk=5)}
+CONFIGS = {
+    "infinity_2b": InfinityConfig(),
+    "infinity_8b": InfinityConfig(depth=40, width=3584, heads=28, hidden=4 * 3584, bits=56, patch=2, chunk=5),
+}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -223,10 +259,14 @@ def test_published_sizes_cost_what_the_reference_says(name):
     estimate, expected = sv.estimate(model, model.schedule(size=size)), TABLE[name]
     parts = expected["tflop_by_part"]
     once = parts["text_kv_recomputed"] / len(estimate.scales)
-    assert estimate.flops / 1e12 == pytest.approx(expected["tflop_total"] - parts["text_kv_recomputed"] + once, rel=0.01)
+    assert estimate.flops / 1e12 == pytest.approx(
+        expected["tflop_total"] - parts["text_kv_recomputed"] + once, rel=0.01
+    )
     for scale, theirs in zip(estimate.scales, expected["scales"]):
-        assert scale.flops == pytest.approx(sum(theirs[part] for part in ("linear", "self_attn", "cross_attn", "head_and_embed")), rel=1e-3)
+        assert scale.flops == pytest.approx(
+            sum(theirs[part] for part in ("linear", "self_attn", "cross_attn", "head_and_embed")), rel=1e-3
+        )
     # float32 here, without the last scale's slot; the reference's table counts it
-    kv_gib = sum(s.kv_bytes for s in estimate.scales) / 2 ** 30
+    kv_gib = sum(s.kv_bytes for s in estimate.scales) / 2**30
     last_share = expected["scales"][-1]["tokens"] / expected["total_tokens"]
     assert kv_gib == pytest.approx(expected["kv_cache"]["fp32_gib"] * (1 - last_share), rel=1e-3)

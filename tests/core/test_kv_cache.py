@@ -18,7 +18,11 @@ def tokens(generator, rows: int, length: int) -> torch.Tensor:
 
 
 @settings(max_examples=30)
-@given(lengths=lists(lists(integers(1, 5), min_size=3, max_size=3), min_size=1, max_size=3), late=integers(0, 2), seed=integers(0, 99))
+@given(
+    lengths=lists(lists(integers(1, 5), min_size=3, max_size=3), min_size=1, max_size=3),
+    late=integers(0, 2),
+    seed=integers(0, 99),
+)
 @example(lengths=[[1, 5, 3], [1, 2, 2]], late=1, seed=0)
 def test_attention_sees_everything_so_far(lengths, late, seed):
     """Layers of different lengths; from pass `late` on only the second half of the rows runs."""
@@ -37,8 +41,12 @@ def test_attention_sees_everything_so_far(lengths, late, seed):
 
 
 @settings(max_examples=30)
-@given(lengths=lists(lists(integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4).filter(lambda ls: len({len(x) for x in ls}) == 1),
-       rows=integers(1, 4))
+@given(
+    lengths=lists(lists(integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4).filter(
+        lambda ls: len({len(x) for x in ls}) == 1
+    ),
+    rows=integers(1, 4),
+)
 def test_it_is_as_large_as_computed_and_never_grows(lengths, rows):
     for dtype in (torch.float32, torch.bfloat16):
         cache = KVCache(lengths, rows, HEADS, DIM, dtype, "cpu")
@@ -61,8 +69,14 @@ def test_the_last_pass_leaves_nothing():
 
 def test_a_run_allocates_what_the_estimate_says(tiny):
     model, vae = tiny
-    for pruning in (None, sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), first_layer=1), sv.StepVAR((1, 0.5)), sv.StepVAR((0.5, 1)),
-                    sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2)):
+    for pruning in (
+        None,
+        sv.StepVAR((0.7, 0.4)),
+        sv.StepVAR((0.7, 0.4), first_layer=1),
+        sv.StepVAR((1, 0.5)),
+        sv.StepVAR((0.5, 1)),
+        sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
+    ):
         for batch, cfg in ((1, 0.0), (3, 2.0)):
             job = prepare(model, vae, model.class_condition([1] * batch), schedule=SCHEDULE, pruning=pruning, cfg=cfg)
             assert job.new_cache().nbytes == sv.estimate(model, SCHEDULE, pruning, cfg=cfg, batch=batch).kv_bytes

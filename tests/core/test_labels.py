@@ -9,15 +9,34 @@ from stepvar_core.labels import class_names, parse_labels
 NAMES = ("cat face;kitty", "lion", "red apple", "red panda", "green apple;granny smith")
 
 
-@pytest.mark.parametrize("text, ids", [
-    ("lion", [1]), (" LION ; 3 ", [1, 3]), ("Red_Apple", [2]), ("kitty", [0]), ("cat", [0]), ("-1; 4", [-1, 4]), ("granny   smith;", [4]),
-])
+@pytest.mark.parametrize(
+    "text, ids",
+    [
+        ("lion", [1]),
+        (" LION ; 3 ", [1, 3]),
+        ("Red_Apple", [2]),
+        ("kitty", [0]),
+        ("cat", [0]),
+        ("-1; 4", [-1, 4]),
+        ("granny   smith;", [4]),
+    ],
+)
 def test_names_numbers_and_aliases(text, ids):
     assert parse_labels(text, NAMES, len(NAMES)) == ids
 
 
-@pytest.mark.parametrize("text, words", [("", "empty"), (" ; ; ", "empty"), ("5", "5 classes"), ("-2", "5 classes"), ("red", "No class is called 'red'"),
-                                         ("lian", "Nearest: lion"), ("zzz", "Use a number from 0 to 4")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "empty"),
+        (" ; ; ", "empty"),
+        ("5", "5 classes"),
+        ("-2", "5 classes"),
+        ("red", "No class is called 'red'"),
+        ("lian", "Nearest: lion"),
+        ("zzz", "Use a number from 0 to 4"),
+    ],
+)
 def test_what_is_refused(text, words):
     with pytest.raises(ConditionMismatch, match=words):
         parse_labels(text, NAMES, len(NAMES))

@@ -22,17 +22,24 @@ from stepvar_core.sampler import prepare, scale_steps
 COMBINATIONS = list(itertools.product(SELECTORS, FILLS, SCOPES))
 SAMPLED = {"top_k": 12, "top_p": 0.9}
 GREEDY = {"top_k": 1}
-policies = sampled_from([None, *(sv.StepVAR((0.7, 0.4), fill=fill, scope=scope) for fill, scope in itertools.product(FILLS, SCOPES))])
+policies = sampled_from(
+    [None, *(sv.StepVAR((0.7, 0.4), fill=fill, scope=scope) for fill, scope in itertools.product(FILLS, SCOPES))]
+)
 
 
 def run(pair, labels=(1, 3), **arguments) -> sv.Result:
     model, vae = pair
-    return sv.sample(model, vae, model.class_condition(labels), **{"schedule": SCHEDULE, "cfg": 2.0, **SAMPLED, **arguments})
+    return sv.sample(
+        model, vae, model.class_condition(labels), **{"schedule": SCHEDULE, "cfg": 2.0, **SAMPLED, **arguments}
+    )
 
 
 def same(one: sv.Result, other: sv.Result) -> bool:
-    return len(one.codes) == len(other.codes) and torch.equal(one.latent, other.latent) and \
-        all(torch.equal(a, b) for a, b in zip(one.codes, other.codes))
+    return (
+        len(one.codes) == len(other.codes)
+        and torch.equal(one.latent, other.latent)
+        and all(torch.equal(a, b) for a, b in zip(one.codes, other.codes))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,12 @@ def test_zero_ratios_are_no_pruning_bit_for_bit(tiny, dense, selector, fill, sco
 @pytest.mark.parametrize("pruning", [None, sv.StepVAR((0, 0)), sv.StepVAR((0.6, 0.3))])
 def test_watching_changes_nothing(tiny, pruning, keep_scores):
     seen = []
-    watched = run(tiny, pruning=pruning, keep_scores=keep_scores, on_scale=lambda s: seen.append((s.index, s.f_hat.clone(), s.seconds)))
+    watched = run(
+        tiny,
+        pruning=pruning,
+        keep_scores=keep_scores,
+        on_scale=lambda s: seen.append((s.index, s.f_hat.clone(), s.seconds)),
+    )
     assert same(watched, run(tiny, pruning=pruning))
     assert watched.latent.is_inference()  # no graph is recorded, whatever the caller's mode
     assert [index for index, *_ in seen] == [0, 1, 2, 3]
@@ -65,7 +77,8 @@ def test_watching_changes_nothing(tiny, pruning, keep_scores):
 
 @pytest.mark.parametrize(("selector", "fill", "scope"), COMBINATIONS)
 def test_a_pruned_run_keeps_its_promises(tiny, dense, selector, fill, scope):
-    """K tokens run, the trace says which, every position gets a code, and nothing before the first pruned scale moves."""
+    """K tokens run, the trace says which, every position gets a code, and nothing before the first pruned scale
+    moves."""
     result = run(tiny, pruning=sv.StepVAR((0.7, 0.4), selector=selector, fill=fill, scope=scope), keep_scores=True)
     assert all(torch.equal(a, b) for a, b in zip(result.codes[:2], dense.codes[:2]))
     kept = [s.kept.flatten(1).sum(1).tolist() for s in result.trace.scales]
@@ -82,8 +95,14 @@ def test_a_pruned_run_keeps_its_promises(tiny, dense, selector, fill, scope):
 
 
 @settings(max_examples=25)
-@given(ratios=lists(floats(0.01, 0.99), min_size=1, max_size=3), fill=sampled_from(list(FILLS)), first_layer=integers(0, 1),
-       grid=tuples(integers(1, 6), integers(1, 6)), labels=lists(integers(0, 4), min_size=1, max_size=2), cfg=sampled_from([0.0, 3.0]))
+@given(
+    ratios=lists(floats(0.01, 0.99), min_size=1, max_size=3),
+    fill=sampled_from(list(FILLS)),
+    first_layer=integers(0, 1),
+    grid=tuples(integers(1, 6), integers(1, 6)),
+    labels=lists(integers(0, 4), min_size=1, max_size=2),
+    cfg=sampled_from([0.0, 3.0]),
+)
 def test_any_ratios_on_any_grid_run_as_planned(tiny, ratios, fill, first_layer, grid, labels, cfg):
     schedule = sv.ScaleSchedule([(1, 1, 1), (1, 3, 2), (1, *grid)])
     policy = sv.StepVAR(tuple(ratios[:2]), fill=fill, first_layer=first_layer)
@@ -103,7 +122,9 @@ def test_only_kept_tokens_run_and_are_remembered(tiny, ratios):
     quantizer, f_hat, streams, kept_K = vae.quantizer_on("cpu"), vae.quantize.empty(2, SCHEDULE, "cpu"), [], []
     lengths = [s.tokens_run for s in result.trace.scales]
     with torch.inference_mode():
-        reference = model.begin(model.class_condition([1, 3]), None, BlockCausal([n for n in lengths if n], "cpu"), "cpu")
+        reference = model.begin(
+            model.class_condition([1, 3]), None, BlockCausal([n for n in lengths if n], "cpu"), "cpu"
+        )
         for step, codes, traced in zip(SCHEDULE.passes, result.codes, result.trace.scales):
             if traced.is_skipped:
                 continue
@@ -113,7 +134,9 @@ def test_only_kept_tokens_run_and_are_remembered(tiny, ratios):
             streams.append(x_BLC.gather(1, kept_BK[..., None].expand(-1, -1, x_BLC.shape[-1])))
             kept_K.append(kept_BK.shape[1])
             f_hat = f_hat + quantizer.contribution(quantizer.lookup(codes, step.scale), step, SCHEDULE)
-        logits = model.logits(reference, model.blocks_forward(reference, torch.cat(streams, 1)), slice(0, 2)).split(kept_K, 1)
+        logits = model.logits(reference, model.blocks_forward(reference, torch.cat(streams, 1)), slice(0, 2)).split(
+            kept_K, 1
+        )
     for expected, index in zip(logits, [i for i, n in enumerate(lengths) if n]):
         torch.testing.assert_close(seen[index], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(result.latent, f_hat, rtol=0, atol=1e-5)
@@ -125,8 +148,10 @@ def test_cached_attention_is_uncached_attention(tiny, shared_aln):
     model, vae = tiny_var(shared_aln=shared_aln), tiny[1]
     schedule, seen = model.schedule(), []
     result = run((model, vae), schedule=schedule, cfg=0.0, on_scale=lambda s: seen.append(s.logits))
-    partial = [vae.quantize.decode_codes(result.codes[:n + 1], schedule) for n in range(len(schedule) - 1)]
-    inputs = [vae.quantize.next_input(f, scale).flatten(2).transpose(1, 2) for f, scale in zip(partial, schedule.scales[1:])]
+    partial = [vae.quantize.decode_codes(result.codes[: n + 1], schedule) for n in range(len(schedule) - 1)]
+    inputs = [
+        vae.quantize.next_input(f, scale).flatten(2).transpose(1, 2) for f, scale in zip(partial, schedule.scales[1:])
+    ]
     with torch.no_grad():
         logits_BLV = model.teacher_forced(torch.tensor([1, 3]), torch.cat(inputs, 1))
     torch.testing.assert_close(torch.cat(seen, 1), logits_BLV, rtol=1e-4, atol=1e-4)
@@ -170,7 +195,7 @@ def test_ratio_one_skips_the_scale(tiny, dense):
 def test_late_conditional_guidance_is_no_guidance_late(tiny, ratios, late):
     strengths = [0.0, 1.0, 2.0, 3.0]
     policy = sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=late)
-    stops = [*strengths[:4 - late], *[0.0] * late]
+    stops = [*strengths[: 4 - late], *[0.0] * late]
     assert same(run(tiny, cfg=strengths, pruning=policy), run(tiny, cfg=stops, pruning=sv.StepVAR(ratios)))
 
 
@@ -194,11 +219,24 @@ def test_a_list_of_strengths_is_final_and_a_number_ramps(tiny):
 
 def test_guidance_is_a_line_through_both_rows(tiny):
     seen, rows = {}, {}
-    first = run(tiny, (1,), cfg=[0.0, 2.5], end_at_scale=2, schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]),
-                on_scale=lambda s: seen.update({s.index: s.logits}))
+    first = run(
+        tiny,
+        (1,),
+        cfg=[0.0, 2.5],
+        end_at_scale=2,
+        schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]),
+        on_scale=lambda s: seen.update({s.index: s.logits}),
+    )
     for label in (1, -1):
-        run(tiny, (label,), cfg=0.0, schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]), codes=first.codes, start_at_scale=1,
-            on_scale=lambda s, label=label: rows.update({label: s.logits}))
+        run(
+            tiny,
+            (label,),
+            cfg=0.0,
+            schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]),
+            codes=first.codes,
+            start_at_scale=1,
+            on_scale=lambda s, label=label: rows.update({label: s.logits}),
+        )
     torch.testing.assert_close(seen[1], 3.5 * rows[1] - 2.5 * rows[-1], rtol=1e-4, atol=1e-4)
 
 
@@ -212,8 +250,16 @@ def test_an_own_negative_takes_the_null_class_place(tiny):
 
 
 @settings(max_examples=30)
-@given(pruning=policies, cfg=sampled_from([0.0, 3.0]), is_greedy=booleans(), selector=sampled_from(list(SELECTORS)), seed=integers(0, 99))
-@example(pruning=sv.StepVAR((0.7, 0.4)), cfg=0.0, is_greedy=True, selector="update", seed=0)  # label 3 is flat: many equal energies
+@given(
+    pruning=policies,
+    cfg=sampled_from([0.0, 3.0]),
+    is_greedy=booleans(),
+    selector=sampled_from(list(SELECTORS)),
+    seed=integers(0, 99),
+)
+@example(
+    pruning=sv.StepVAR((0.7, 0.4)), cfg=0.0, is_greedy=True, selector="update", seed=0
+)  # label 3 is flat: many equal energies
 def test_a_batch_of_two_is_two_single_runs(tiny, pruning, cfg, is_greedy, selector, seed):
     if pruning is not None:
         pruning = sv.StepVAR(pruning.ratios, fill=pruning.fill, scope=pruning.scope, selector=selector)
@@ -260,7 +306,9 @@ def test_a_code_looked_up_is_found_again(tiny, h, w, seed):
     assert torch.equal(quantizer.encode(quantizer.lookup(ids, schedule.final), schedule)[0], ids)
 
 
-@pytest.mark.parametrize("pruning", [None, sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), fill="zero"), sv.StepVAR((0.5, 1))])
+@pytest.mark.parametrize(
+    "pruning", [None, sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), fill="zero"), sv.StepVAR((0.5, 1))]
+)
 def test_codes_hold_the_whole_picture(tiny, pruning):
     result = run(tiny, pruning=pruning)
     torch.testing.assert_close(tiny[1].quantize.decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-5)
@@ -268,11 +316,15 @@ def test_codes_hold_the_whole_picture(tiny, pruning):
 
 @pytest.mark.parametrize(("ratios", "index"), [((0.7,), 3), ((0.0, 0.6), 2), ((0.0, 0.0, 0.5), 1)])
 def test_a_blank_position_adds_exactly_nothing(tiny, ratios, index):
-    """The zero fill: f_hat keeps the value it had, to the bit, wherever the nearest cell of the pruned scale was blank."""
+    """The zero fill: f_hat keeps the value it had, to the bit, wherever the nearest cell of the pruned scale was
+    blank."""
     seen = []
     result = run(tiny, pruning=sv.StepVAR(ratios, fill="zero"), on_scale=lambda s: seen.append(s.f_hat))
     scale, final = SCHEDULE.scales[index], SCHEDULE.final
-    rows, columns = ([int((i + 0.5) * small / large) for i in range(large)] for small, large in ((scale.h, final.h), (scale.w, final.w)))
+    rows, columns = (
+        [int((i + 0.5) * small / large) for i in range(large)]
+        for small, large in ((scale.h, final.h), (scale.w, final.w))
+    )
     kept_BHW = result.trace.scales[index].kept[:, 0][:, rows][:, :, columns]
     changed_BHW = (seen[index] != seen[index - 1]).any(1)
     assert torch.equal(changed_BHW, kept_BHW) and not kept_BHW.all()
@@ -289,9 +341,18 @@ def test_a_blank_code_has_no_features(tiny):
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize("pruning", [None, *(sv.StepVAR((0.7, 0.4), fill=f) for f in FILLS), sv.StepVAR((0.5, 0.3), scope="sublayer"),
-                                     sv.StepVAR((0.5, 1)), sv.StepVAR((1,)), sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
-                                     sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", cfg_mask="separate", last_layer=0)])
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        None,
+        *(sv.StepVAR((0.7, 0.4), fill=f) for f in FILLS),
+        sv.StepVAR((0.5, 0.3), scope="sublayer"),
+        sv.StepVAR((0.5, 1)),
+        sv.StepVAR((1,)),
+        sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
+        sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", cfg_mask="separate", last_layer=0),
+    ],
+)
 def test_resuming_anywhere_is_never_having_stopped(tiny, pruning, smooth):
     arguments = {"pruning": pruning, "options": {"smooth": smooth}}
     whole = run(tiny, **arguments)
@@ -299,7 +360,9 @@ def test_resuming_anywhere_is_never_having_stopped(tiny, pruning, smooth):
         again = run(tiny, **arguments, codes=whole if smooth else whole.codes, start_at_scale=k)
         assert all(torch.equal(a, b) for a, b in zip(again.codes, whole.codes))
         torch.testing.assert_close(again.latent, whole.latent, rtol=0, atol=1e-4)
-        assert [s.is_forced for s in again.trace.scales] == [i < k and s.tokens_run > 0 for i, s in enumerate(again.trace.scales)]
+        assert [s.is_forced for s in again.trace.scales] == [
+            i < k and s.tokens_run > 0 for i, s in enumerate(again.trace.scales)
+        ]
 
 
 @pytest.mark.parametrize("pruning", [None, sv.StepVAR((0.7, 0.4))])
@@ -315,11 +378,26 @@ def test_two_halves_make_a_whole(tiny, pruning, k):
 
 
 @settings(max_examples=25)
-@given(pruning=policies, smooth=booleans(), start_at_scale=integers(0, 3), left=integers(0, 6), top=integers(0, 4), seed=integers(0, 99))
+@given(
+    pruning=policies,
+    smooth=booleans(),
+    start_at_scale=integers(0, 3),
+    left=integers(0, 6),
+    top=integers(0, 4),
+    seed=integers(0, 99),
+)
 def test_a_masked_redraw_keeps_the_picture_elsewhere(tiny, dense, pruning, smooth, start_at_scale, left, top, seed):
     mask = torch.zeros(1, 5, 7)
     mask[:, top:, left:] = 1
-    result = run(tiny, codes=dense, mask=mask, pruning=pruning, seed=seed, start_at_scale=start_at_scale, options={"smooth": smooth})
+    result = run(
+        tiny,
+        codes=dense,
+        mask=mask,
+        pruning=pruning,
+        seed=seed,
+        start_at_scale=start_at_scale,
+        options={"smooth": smooth},
+    )
     blank_ok = pruning is not None and pruning.fill == "zero" and pruning.scope == "scale"
     for step, codes, given_ in zip(SCHEDULE.passes, result.codes, dense.codes):
         scale = step.scale
@@ -328,7 +406,9 @@ def test_a_masked_redraw_keeps_the_picture_elsewhere(tiny, dense, pruning, smoot
         assert torch.equal(codes[is_kept], given_[is_kept])
         assert blank_ok or (codes >= 0).all()
     if not smooth:
-        torch.testing.assert_close(tiny[1].quantize.decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            tiny[1].quantize.decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-5
+        )
 
 
 def test_masks_at_their_ends(tiny, dense):
@@ -354,7 +434,12 @@ def cached_pruning():
 
 
 @settings(max_examples=8)
-@given(pruning=cached_pruning(), how=sampled_from(["finished", "closed", "raised"]), at=integers(0, 3), scores=none() | booleans())
+@given(
+    pruning=cached_pruning(),
+    how=sampled_from(["finished", "closed", "raised"]),
+    at=integers(0, 3),
+    scores=none() | booleans(),
+)
 def test_nothing_is_left_of_a_run(tiny, pruning, how, at, scores):
     """The cache goes with the run by reference counting alone: no collector has to come round for a graphics card."""
     model, vae = tiny
@@ -370,7 +455,11 @@ def test_nothing_is_left_of_a_run(tiny, pruning, how, at, scores):
     gc.disable()
     try:
         if how == "closed":
-            steps = scale_steps(prepare(model, vae, model.class_condition([1]), schedule=SCHEDULE, pruning=pruning, keep_scores=bool(scores)))
+            steps = scale_steps(
+                prepare(
+                    model, vae, model.class_condition([1]), schedule=SCHEDULE, pruning=pruning, keep_scores=bool(scores)
+                )
+            )
             for step in steps:
                 watch(step)
                 if step.index == at:
@@ -396,7 +485,9 @@ def test_each_scale_is_freed_when_the_next_one_is_done(tiny):
         held.extend([weakref.ref(step.logits), weakref.ref(step.f_hat)])
 
     result = run(tiny, on_scale=watch)
-    assert alive[2] == [False, False, False, True] and result.latent is held[-1]()  # the loop itself reads the last f_hat
+    assert (
+        alive[2] == [False, False, False, True] and result.latent is held[-1]()
+    )  # the loop itself reads the last f_hat
 
 
 def test_a_stopped_loop_leaves_the_caller_in_its_own_grad_mode(tiny):
@@ -443,14 +534,16 @@ def test_a_heartbeat_stops_within_a_scale(tiny):
 
 @pytest.mark.parametrize("ratios, passes_run", [((), 2), ((0.5,), 3), ((0.5, 0.5, 0.5), 4)])
 def test_forced_dense_scales_run_as_one(tiny, ratios, passes_run):
-    """Five scales, four of them forced: the dense ones in front share one block-causal run as long as no other is larger, pruned ones
-    run alone."""
+    """Five scales, four of them forced: the dense ones in front share one block-causal run as long as no other is
+    larger, pruned ones run alone."""
     model, vae = tiny
     arguments = dict(schedule=model.schedule(), pruning=sv.StepVAR(ratios), seed=5)
     condition = model.class_condition([1, 2])
     whole = sv.sample(model, vae, condition, **arguments)
     beats = []
-    job = prepare(model, vae, condition, codes=whole.codes, start_at_scale=4, heartbeat=lambda: beats.append(1), **arguments)
+    job = prepare(
+        model, vae, condition, codes=whole.codes, start_at_scale=4, heartbeat=lambda: beats.append(1), **arguments
+    )
     steps = list(scale_steps(job))
     assert len(beats) == passes_run * len(model.blocks)
     assert [s.index for s in steps] == [0, 1, 2, 3, 4] and [s.is_forced for s in steps] == [True] * 4 + [False]

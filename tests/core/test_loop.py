@@ -15,8 +15,13 @@ from stepvar_core.sampler import prepare, scale_steps
 from stepvar_core.token_sampling import Streams
 from tests.bench.naive import naive_steps
 
-POLICIES = {"dense": None, "sparse": sv.StepVAR((0.6, 0.5)), "anchor": sv.StepVAR((0.6, 0.5), fill="anchor", coverage=2),
-            "cache": sv.StepVAR((0.6, 0.5), fill="cache", scope="sublayer"), "skipped": sv.StepVAR((1.0, 0.5), fill="zero")}
+POLICIES = {
+    "dense": None,
+    "sparse": sv.StepVAR((0.6, 0.5)),
+    "anchor": sv.StepVAR((0.6, 0.5), fill="anchor", coverage=2),
+    "cache": sv.StepVAR((0.6, 0.5), fill="cache", scope="sublayer"),
+    "skipped": sv.StepVAR((1.0, 0.5), fill="zero"),
+}
 
 
 def infinity() -> Infinity:
@@ -38,7 +43,8 @@ def family(name: str, device: str = "cpu"):
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations that ran while entered, and of those that brought a tensor from the CPU to the meta device."""
+    """Names of the operations that ran while entered, and of those that brought a tensor from the CPU to the meta
+    device."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +54,11 @@ class Operations(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.names.append(func.overloadpacket.__name__)
         devices = {a.device.type for a in args if isinstance(a, torch.Tensor)}
-        if isinstance(out, torch.Tensor) and "cpu" in devices | {out.device.type} and "meta" in devices | {out.device.type}:
+        if (
+            isinstance(out, torch.Tensor)
+            and "cpu" in devices | {out.device.type}
+            and "meta" in devices | {out.device.type}
+        ):
             self.copies.append(self.names[-1])
         return out
 
@@ -93,13 +103,24 @@ def test_what_is_constant_for_an_image_is_computed_once(name, policy):
     next(steps)
     with Operations() as operations:
         passes = 1 + len(list(steps))
-    constant = [p for p in calls if p.startswith(("text_", "shared_ada_lin", "head_nm.ada_lin", "class_emb", "context_", "diffloss.net.time_embed"))
-                or "ada_lin" in p or p.endswith(("ca.mat_kv", "lvl_embed.mlp"))]
+    constant = [
+        p
+        for p in calls
+        if p.startswith(
+            ("text_", "shared_ada_lin", "head_nm.ada_lin", "class_emb", "context_", "diffloss.net.time_embed")
+        )
+        or "ada_lin" in p
+        or p.endswith(("ca.mat_kv", "lvl_embed.mlp"))
+    ]
     assert len(constant) > 6 and all(calls[p] == 1 for p in constant)
-    per_pass = [p for p in calls if p.endswith(("mat_qkv", "qkv_proj", "fc1", "fc2", "gate_proj", "down_proj")) or p == "head"]
+    per_pass = [
+        p for p in calls if p.endswith(("mat_qkv", "qkv_proj", "fc1", "fc2", "gate_proj", "down_proj")) or p == "head"
+    ]
     assert len(per_pass) > 6 and all(calls[p] == passes == 4 for p in per_pass)
     # no table of positions, no temperature, no concatenation: neither a bias nor a cache grows
-    assert not {"cos", "sin", "polar", "cat", *(["exp"] if name != "hart" else [])} & set(operations.names)  # a residual has a variance
+    assert not {"cos", "sin", "polar", "cat", *(["exp"] if name != "hart" else [])} & set(
+        operations.names
+    )  # a residual has a variance
     if name == "var":
         assert calls["lvl_embed"] == 1
 
@@ -123,7 +144,9 @@ def test_the_cache_is_of_the_linears_type_and_never_holds_the_last_pass(policy):
     job = prepare(model, None, condition, schedule=SCHEDULE, pruning=POLICIES[policy])
     cache, running = job.new_cache(), [p for p in job.plans if not p.is_skipped]
     assert {t.dtype for pair in (*cache.stored, cache.workspace) for t in pair} == {torch.bfloat16}
-    assert [keys.shape[2] for keys, _ in cache.stored] == [sum(p.layer_tokens(layer) for p in running[:-1]) for layer in range(5)]
+    assert [keys.shape[2] for keys, _ in cache.stored] == [
+        sum(p.layer_tokens(layer) for p in running[:-1]) for layer in range(5)
+    ]
     assert cache.nbytes == sv.estimate(model, SCHEDULE, POLICIES[policy]).kv_bytes
 
 
@@ -133,7 +156,11 @@ def test_a_bit_is_drawn_by_one_comparison():
     streams = Streams(4, (0, 1))
     with Operations() as operations:
         bits = quantizer.draw(quantizer.filtered(logits.to("meta"), 900, 0.0), streams, 2)
-    arithmetic = [n for n in operations.names if n in ("sub", "sigmoid", "softmax", "exp", "log", "sort", "topk", "cumsum", "multinomial", "ge")]
+    arithmetic = [
+        n
+        for n in operations.names
+        if n in ("sub", "sigmoid", "softmax", "exp", "log", "sort", "topk", "cumsum", "multinomial", "ge")
+    ]
     assert arithmetic == ["sub", "ge"] and bits.shape == (2, 500, 6)
     # and it is the inverse CDF: 0 while the probability of 0 exceeds u
     u, odds = streams.uniform("token", 2, (500, 6)).double(), (logits[..., 1::2] - logits[..., ::2]).double()

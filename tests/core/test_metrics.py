@@ -1,4 +1,5 @@
 """PSNR, SSIM, edges and heat map: against plain sums over every window, and at their fixed points."""
+
 import math
 
 import pytest
@@ -7,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepvar_core.errors import ShapeMismatch
-from stepvar_core.viewing.metrics import EDGE_T, FULL_HEAT, K1, K2, SIGMA, WINDOW, gradient, gradient_similarity, heat_map, psnr, ssim
+from stepvar_core.viewing.metrics import (
+    EDGE_T,
+    FULL_HEAT,
+    K1,
+    K2,
+    SIGMA,
+    WINDOW,
+    gradient,
+    gradient_similarity,
+    heat_map,
+    psnr,
+    ssim,
+)
 from stepvar_core.viewing.overlay import viridis
 
 NUMBERS = (psnr, ssim, gradient_similarity)
@@ -20,16 +33,20 @@ def pictures(count: int, h: int, w: int, seed: int) -> torch.Tensor:
 def ssim_by_windows(a, b) -> float:
     """Equation 13 of Wang et al. 2004, window by window in float64."""
     place = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    window = torch.exp(-(place[:, None] ** 2 + place[None, :] ** 2) / (2 * SIGMA ** 2))
+    window = torch.exp(-(place[:, None] ** 2 + place[None, :] ** 2) / (2 * SIGMA**2))
     window /= window.sum()
     values = []
     for channel in range(3):
         for top in range(a.shape[0] - WINDOW + 1):
             for left in range(a.shape[1] - WINDOW + 1):
-                x, y = (p[top:top + WINDOW, left:left + WINDOW, channel].double() for p in (a, b))
+                x, y = (p[top : top + WINDOW, left : left + WINDOW, channel].double() for p in (a, b))
                 mx, my = (window * x).sum(), (window * y).sum()
-                vx, vy, c = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum(), (window * (x - mx) * (y - my)).sum()
-                values.append((2 * mx * my + K1 ** 2) * (2 * c + K2 ** 2) / ((mx ** 2 + my ** 2 + K1 ** 2) * (vx + vy + K2 ** 2)))
+                vx, vy, c = (
+                    (window * (x - mx) ** 2).sum(),
+                    (window * (y - my) ** 2).sum(),
+                    (window * (x - mx) * (y - my)).sum(),
+                )
+                values.append((2 * mx * my + K1**2) * (2 * c + K2**2) / ((mx**2 + my**2 + K1**2) * (vx + vy + K2**2)))
     return torch.stack(values).mean().item()
 
 
@@ -67,7 +84,7 @@ def test_equal_pictures_are_equal_in_every_number():
     assert torch.equal(heat_map(a, a), viridis(torch.zeros(3, 16, 12)))
 
 
-@given(st.integers(11, 24), st.integers(11, 24), st.integers(0, 10 ** 6))
+@given(st.integers(11, 24), st.integers(11, 24), st.integers(0, 10**6))
 def test_numbers_are_symmetric_and_one_picture_stands_for_many(h, w, seed):
     a, b = pictures(3, h, w, seed), pictures(1, h, w, seed + 1)
     for number in NUMBERS:

@@ -1,4 +1,5 @@
 """What a run holds in memory, counted by a device that counts, against what the estimate says before it."""
+
 import json
 import os
 import subprocess
@@ -12,13 +13,20 @@ SCRIPT = Path(__file__).resolve().parent.parent / "second_device" / "peaks.py"
 
 @pytest.fixture(scope="module")
 def found(second_device):
-    done = subprocess.run([sys.executable, str(SCRIPT)], env=os.environ | second_device | {"PYTHONUTF8": "1"}, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env=os.environ | second_device | {"PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_the_estimate_is_what_a_run_takes(found):
-    """In all within 5 %; what lies beside weights and cache within 15 %. Where next to nothing runs, up to 13 % more."""
+    """In all within 5 %; what lies beside weights and cache within 15 %. Where next to nothing runs, up to 13 %
+    more."""
     assert len(found) == 24
     for run in found:
         if "nearly nothing" in run["run"]:

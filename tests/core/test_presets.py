@@ -57,7 +57,15 @@ def test_other_families_keep_their_full_resolution(name, family):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_sets_what_it_names_and_nothing_else(name):
-    own = sv.StepVAR((0.3,), structure_weight=0.1, kernel=5, selector="structure", fill="delta", guidance_late="conditional", guidance_late_scales=1)
+    own = sv.StepVAR(
+        (0.3,),
+        structure_weight=0.1,
+        kernel=5,
+        selector="structure",
+        fill="delta",
+        guidance_late="conditional",
+        guidance_late_scales=1,
+    )
     policy = apply_preset(own, name, "var", SHORT, len(FULL))
     expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
     assert vars(policy) == expected
@@ -71,7 +79,9 @@ def full_size_models():
     """(model without weights, schedule): the public sizes of every family with presets."""
     with torch.device("meta"):
         infinity, var = Infinity(InfinityConfig()), VAR(VARConfig())
-    return [(infinity, infinity.schedule(ratio, size)) for ratio in (1.0, 1.75, 1 / 3) for size in SIZES] + [(var, var.schedule())]
+    return [(infinity, infinity.schedule(ratio, size)) for ratio in (1.0, 1.75, 1 / 3) for size in SIZES] + [
+        (var, var.schedule())
+    ]
 
 
 def test_fastest_is_the_fastest_everywhere_and_skips_only_where_that_was_published():
@@ -86,5 +96,8 @@ def test_late_guidance_multiplies_with_every_preset():
     [(model, schedule), *_] = full_size_models()
     for name in PRESETS:
         ratios = preset_ratios(name, model.family, schedule, model.full_scales)
-        both, late = (sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n)) for n in (0, 4))
+        both, late = (
+            sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n))
+            for n in (0, 4)
+        )
         assert late.flops < both.flops, name

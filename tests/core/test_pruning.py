@@ -12,7 +12,15 @@ from hypothesis.strategies import booleans, floats, integers, lists, sampled_fro
 import stepvar_core as sv
 from stepvar_core.methods.fills import anchor_mask, kept_mask, nearest_kept
 from stepvar_core.methods.kept import FILLS, Earlier, KeptTokens, PassPlan, RecordingTokens
-from stepvar_core.methods.selectors import NORMALISERS, SELECTORS, ScoreContext, Scores, high_pass_score, keep_top, structure_score
+from stepvar_core.methods.selectors import (
+    NORMALISERS,
+    SELECTORS,
+    ScoreContext,
+    Scores,
+    high_pass_score,
+    keep_top,
+    structure_score,
+)
 
 few = settings(max_examples=30)
 edges, ratios, seeds = integers(1, 9), floats(0.01, 0.999), integers(0, 2**20)
@@ -28,7 +36,9 @@ def start(width: int = 16) -> torch.Tensor:
 
 def context(scale: sv.Scale, batch: int = 1, width: int = 16, **options) -> ScoreContext:
     generator = torch.Generator().manual_seed(9)
-    return ScoreContext(scale, start(width), lambda name, shape: torch.rand(batch, *shape, generator=generator), **options)
+    return ScoreContext(
+        scale, start(width), lambda name, shape: torch.rand(batch, *shape, generator=generator), **options
+    )
 
 
 def places(scale: sv.Scale) -> list[tuple[int, int, int]]:
@@ -44,9 +54,16 @@ def places(scale: sv.Scale) -> list[tuple[int, int, int]]:
 def test_texture_is_what_the_local_mean_leaves(t, h, w, kernel, seed):
     scale, x = sv.Scale(t, h, w), features(seed, 2, t * h * w)
     grid, reach = x.view(2, t, h, w, -1), kernel // 2
-    expected = torch.stack([
-        (grid[:, f, i, j] - grid[:, f, max(0, i - reach):i + reach + 1, max(0, j - reach):j + reach + 1].flatten(1, 2).mean(1)).norm(dim=-1)
-        for f, i, j in places(scale)], dim=1)
+    expected = torch.stack(
+        [
+            (
+                grid[:, f, i, j]
+                - grid[:, f, max(0, i - reach) : i + reach + 1, max(0, j - reach) : j + reach + 1].flatten(1, 2).mean(1)
+            ).norm(dim=-1)
+            for f, i, j in places(scale)
+        ],
+        dim=1,
+    )
     torch.testing.assert_close(high_pass_score(x, scale, kernel), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -64,7 +81,8 @@ def test_structure_is_the_first_singular_direction(tokens, width, gap, seed):
     assume(len(s) > 1 and s[1] > 1e-3)
     s = torch.cat([s[1:2] * gap, s[1:]])  # the first direction stands out by exactly `gap`
     x = u @ s.diag() @ vt
-    # power iteration has converged when enough rounds shrank the rest; five of them are the published speed, not exactness
+    # power iteration has converged when enough rounds shrank the rest; five of them are the published speed, not
+    # exactness
     score = structure_score(x[None], start(width), iterations=100)[0]
     expected = (x @ vt[0]).abs()
     assert F.cosine_similarity(score, expected, dim=0) > 1 - 1e-3
@@ -121,7 +139,9 @@ def test_the_fusion_weighs_structure_against_texture():
         torch.testing.assert_close(scores.importance, 0.3 * structure + 0.7 * texture)
         torch.testing.assert_close(scores.structure, structure)
         torch.testing.assert_close(scores.texture, texture)
-    assert torch.equal(SELECTORS["lowest_texture"](x, context(scale)).importance, -SELECTORS["texture"](x, context(scale)).importance)
+    assert torch.equal(
+        SELECTORS["lowest_texture"](x, context(scale)).importance, -SELECTORS["texture"](x, context(scale)).importance
+    )
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
@@ -136,7 +156,7 @@ def test_a_picture_scores_the_same_alone_and_in_a_batch(selector, t, h, w, seed)
 
     both = importance(slice(0, 2))
     for row in range(2):
-        torch.testing.assert_close(importance(slice(row, row + 1)), both[row:row + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(importance(slice(row, row + 1)), both[row : row + 1], rtol=1e-4, atol=1e-4)
 
 
 @few
@@ -167,30 +187,59 @@ def test_kept_counts_are_exact(h, w, ratio_1, ratio_2):
 
 
 def test_ratios_count_from_the_end_of_every_clip():
-    clips = [sv.Scale(1, 1, 1), sv.Scale(1, 4, 4), sv.Scale(2, 2, 2, clip=1), sv.Scale(2, 4, 4, clip=1, repeats=2),
-             sv.Scale(2, 2, 2, clip=2), sv.Scale(2, 4, 4, clip=2)]
+    clips = [
+        sv.Scale(1, 1, 1),
+        sv.Scale(1, 4, 4),
+        sv.Scale(2, 2, 2, clip=1),
+        sv.Scale(2, 4, 4, clip=1, repeats=2),
+        sv.Scale(2, 2, 2, clip=2),
+        sv.Scale(2, 4, 4, clip=2),
+    ]
     schedule = sv.ScaleSchedule(clips)
     kept = [p.kept for p in sv.StepVAR((0.5, 0.25)).plan(schedule, 0, 2)]
     assert kept == [1, 16, 6, 16, 16, 6, 16]  # the image clip is exempt, a repeat is pruned like its first pass
-    assert [p.kept for p in sv.StepVAR((1, 0.25)).plan(sv.ScaleSchedule([*clips[:2], *clips[4:]]), 0, 2)] == [1, 16, 6, 0]
+    assert [p.kept for p in sv.StepVAR((1, 0.25)).plan(sv.ScaleSchedule([*clips[:2], *clips[4:]]), 0, 2)] == [
+        1,
+        16,
+        6,
+        0,
+    ]
     with pytest.raises(sv.OptionError, match="in the middle of a video"):
         sv.StepVAR((1,)).plan(schedule, 0, 2)
 
 
 @few
-@given(h=edges, w=edges, n=integers(1, 4), ratio=ratios, paint=floats(0, 1), uses_anchors=booleans(), seed=seeds,
-       selector=sampled_from(list(SELECTORS)), size=sampled_from([1.0, 1e5]))
+@given(
+    h=edges,
+    w=edges,
+    n=integers(1, 4),
+    ratio=ratios,
+    paint=floats(0, 1),
+    uses_anchors=booleans(),
+    seed=seeds,
+    selector=sampled_from(list(SELECTORS)),
+    size=sampled_from([1.0, 1e5]),
+)
 def test_coverage_protection_and_anchors_hold(h, w, n, ratio, paint, uses_anchors, seed, selector, size):
     """Every cell keeps a token, every protected place stays, and K grows no further than they demand."""
     scale = sv.Scale(1, h, w)
     schedule = sv.ScaleSchedule([(1, 1, 1), scale])
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.rand(2, 2 * h, 2 * w, generator=generator) < paint).float()
-    policy = sv.StepVAR((ratio,), selector=selector, normalise="none", coverage=n, protect=mask, protect_mode="keep",
-                        fill="anchor" if uses_anchors else "nearest")
+    policy = sv.StepVAR(
+        (ratio,),
+        selector=selector,
+        normalise="none",
+        coverage=n,
+        protect=mask,
+        protect_mode="keep",
+        fill="anchor" if uses_anchors else "nearest",
+    )
     plans = policy.plan(schedule, 0, 2, batch=2)
     assume(not plans[1].is_dense)
-    run = policy.begin(plans, schedule, 2, 16, "cpu", lambda name, index, shape: torch.rand(2, *shape, generator=generator))
+    run = policy.begin(
+        plans, schedule, 2, 16, "cpu", lambda name, index, shape: torch.rand(2, *shape, generator=generator)
+    )
     tokens = run.tokens(schedule.passes[1], plans[1], slice(0, 4))
     x = features(seed, 2, h * w) * size
     tokens.enter(0, torch.cat([x, x]))
@@ -200,8 +249,11 @@ def test_coverage_protection_and_anchors_hold(h, w, n, ratio, paint, uses_anchor
     painted = F.adaptive_avg_pool2d(mask[:, None], (h, w)).flatten(1) >= 0.25
     must = painted | anchor_mask(scale) if uses_anchors else painted
     assert kept[must].all()
-    cells = [torch.tensor([i * w + j for i in range(a, min(a + n, h)) for j in range(b, min(b + n, w))])
-             for a in range(0, h, n) for b in range(0, w, n)]
+    cells = [
+        torch.tensor([i * w + j for i in range(a, min(a + n, h)) for j in range(b, min(b + n, w))])
+        for a in range(0, h, n)
+        for b in range(0, w, n)
+    ]
     assert all(kept[:, cell].any(1).all() for cell in cells)
     needed = max(int(must[row].sum()) + sum(not must[row, cell].any() for cell in cells) for row in range(2))
     assert plans[1].kept == max(1, h * w - int(h * w * ratio), needed)
@@ -246,7 +298,7 @@ def test_the_nearest_kept_token_is_the_nearest(t, h, w, share, seed):
         stays = [j for j in range(scale.tokens) if kept[row, j]]
         for i in range(scale.tokens):
             same_frame = [j for j in stays if at[j][0] == at[i][0]]
-            expected = min(same_frame or stays, key=lambda j: (sum((a - b)**2 for a, b in zip(at[j], at[i])), j))
+            expected = min(same_frame or stays, key=lambda j: (sum((a - b) ** 2 for a, b in zip(at[j], at[i])), j))
             assert found[row, i] == expected
 
 
@@ -325,9 +377,16 @@ def test_fills_follow_their_definition_and_leave_kept_tokens_alone(fill, h, w, r
         assert torch.equal(tokens.added_BN, is_kept[:batch])
 
 
-@pytest.mark.parametrize(("stored", "rows", "served"), [
-    (4, slice(0, 4), slice(0, 4)), (4, slice(0, 2), slice(0, 2)), (4, slice(2, 4), slice(2, 4)),  # late guidance runs one half
-    (2, slice(0, 2), slice(0, 2)), (2, slice(2, 4), slice(0, 2))])
+@pytest.mark.parametrize(
+    ("stored", "rows", "served"),
+    [
+        (4, slice(0, 4), slice(0, 4)),
+        (4, slice(0, 2), slice(0, 2)),
+        (4, slice(2, 4), slice(2, 4)),  # late guidance runs one half
+        (2, slice(0, 2), slice(0, 2)),
+        (2, slice(2, 4), slice(0, 2)),
+    ],
+)
 def test_the_cache_fill_serves_the_rows_that_run(stored, rows, served):
     scale = sv.Scale(1, 3, 3)
     step = sv.ScaleSchedule([scale]).passes[0]

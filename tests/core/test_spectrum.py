@@ -24,7 +24,7 @@ def pictures(count: int, h: int, w: int, seed: int) -> torch.Tensor:
 def test_a_wave_has_its_power_at_its_own_frequency(across, down, ring):
     spectrum = radial_spectrum(waves(16, 24, across, down))[0]
     assert len(spectrum) == 8 and int(spectrum.argmax()) + 1 == ring
-    others = torch.cat([spectrum[:ring - 1], spectrum[ring:]])
+    others = torch.cat([spectrum[: ring - 1], spectrum[ring:]])
     assert float(others.max()) < 1e-4 * float(spectrum.max())
 
 
@@ -39,7 +39,7 @@ def test_blur_and_grain_both_count():
     assert radial_spectrum_error(a, blurred) > 3 and radial_spectrum_error(blurred, a) > 3
 
 
-@given(st.integers(2, 20), st.integers(2, 20), st.integers(0, 10 ** 6))
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(0, 10**6))
 def test_numbers_are_zero_for_equal_pictures_and_symmetric(h, w, seed):
     a, b = pictures(2, h, w, seed), pictures(2, h, w, seed + 1)
     for number in (radial_spectrum_error, gradient_deviation):
@@ -50,6 +50,6 @@ def test_numbers_are_zero_for_equal_pictures_and_symmetric(h, w, seed):
 def test_gradient_deviation_is_the_spread_of_the_map():
     a, b = pictures(1, 9, 7, 3), pictures(1, 9, 7, 4)
     ga, gb = gradient(a).double(), gradient(b).double()
-    likeness = (2 * ga * gb + EDGE_T) / (ga ** 2 + gb ** 2 + EDGE_T)
+    likeness = (2 * ga * gb + EDGE_T) / (ga**2 + gb**2 + EDGE_T)
     expected = math.sqrt(float(((likeness - likeness.mean()) ** 2).mean()))
     assert gradient_deviation(a, b).item() == pytest.approx(expected, rel=1e-4)

@@ -32,7 +32,7 @@ def naive_filter(logits: list[float], top_k: int, top_p: float) -> list[float]:
     if 0 < top_p < 1:
         weights = [math.exp(v - kept[-1]) for v in kept]
         total = sum(weights)
-        dropped = sum(sum(weights[:i + 1]) / total <= 1 - top_p for i in range(len(kept) - 1))
+        dropped = sum(sum(weights[: i + 1]) / total <= 1 - top_p for i in range(len(kept) - 1))
         kept = kept[dropped:]
     return kept
 
@@ -61,8 +61,13 @@ def test_the_switches_off_change_nothing():
 
 
 @few
-@given(values=lists(floats(-30, 30, width=32), min_size=1, max_size=40), top_k=integers(0, 5), top_p=sampled_from([0.0, 0.4, 0.95]),
-       u=sampled_from([0.0, 1e-9, 0.5, 1 - 2**-24, 1.0]), blocked=integers(0, 39))
+@given(
+    values=lists(floats(-30, 30, width=32), min_size=1, max_size=40),
+    top_k=integers(0, 5),
+    top_p=sampled_from([0.0, 0.4, 0.95]),
+    u=sampled_from([0.0, 1e-9, 0.5, 1 - 2**-24, 1.0]),
+    blocked=integers(0, 39),
+)
 @example(values=[0.0, -30.0, 0.0], top_k=1, top_p=0.0, u=1.0, blocked=2)
 def test_an_id_that_was_filtered_never_comes_out(values, top_k, top_p, u, blocked):
     logits = torch.tensor([[values]])
@@ -109,7 +114,11 @@ def test_a_row_has_its_numbers_wherever_it_stands(name):
 
 def test_the_streams_are_pinned():
     """Seeds in shared workflows must mean the same picture in every release."""
-    assert [round(v, 6) for v in Streams(0, (0,)).uniform("token", 0, (3,))[0].tolist()] == [0.466983, 0.260303, 0.859918]
+    assert [round(v, 6) for v in Streams(0, (0,)).uniform("token", 0, (3,))[0].tolist()] == [
+        0.466983,
+        0.260303,
+        0.859918,
+    ]
 
 
 def test_gumbel_noise_is_gumbel():

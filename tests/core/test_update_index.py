@@ -10,15 +10,25 @@ from stepvar_core.methods.selectors import SELECTORS, ScoreContext, update_energ
 
 def run(model, vae, policy, **options):
     f_hats = []
-    result = sv.sample(model, vae, model.class_condition([1, 3]), schedule=model.schedule(), top_k=1, pruning=policy,
-                       on_scale=lambda step: f_hats.append(step.f_hat), **options)
+    result = sv.sample(
+        model,
+        vae,
+        model.class_condition([1, 3]),
+        schedule=model.schedule(),
+        top_k=1,
+        pruning=policy,
+        on_scale=lambda step: f_hats.append(step.f_hat),
+        **options,
+    )
     return result, f_hats
 
 
 def keeps_the_largest(energy_BN, kept_BN) -> bool:
     """Up to the step that energies are compared with; what is equal to it goes by place."""
-    step_B = energy_BN.amax(1) * 2 ** -14
-    return bool((energy_BN.where(kept_BN, torch.inf).amin(1) + step_B >= energy_BN.where(~kept_BN, -torch.inf).amax(1)).all())
+    step_B = energy_BN.amax(1) * 2**-14
+    return bool(
+        (energy_BN.where(kept_BN, torch.inf).amin(1) + step_B >= energy_BN.where(~kept_BN, -torch.inf).amax(1)).all()
+    )
 
 
 def test_the_places_that_changed_most_are_kept(tiny):
@@ -42,15 +52,28 @@ def test_a_skipped_scale_leaves_the_last_change_standing(tiny):
 def test_rounding_ranks_nothing():
     """Places that moved alike but for rounding are kept in the order of the raster."""
     energy = torch.tensor([[1.0, 3.0, 2.0, 3.0 * (1 + 1e-6), 0.0, 2.0 * (1 + 1e-6)], [0.0] * 6])
-    context = ScoreContext(sv.Scale(1, 2, 3), torch.zeros(1), lambda name, shape: torch.zeros(shape), update=lambda: energy)
+    context = ScoreContext(
+        sv.Scale(1, 2, 3), torch.zeros(1), lambda name, shape: torch.zeros(shape), update=lambda: energy
+    )
     importance = SELECTORS["update"](torch.zeros(2, 6, 1), context).importance
-    assert importance[0, 1] == importance[0, 3] > importance[0, 2] == importance[0, 5] > importance[0, 0] > importance[0, 4] == 0
+    assert (
+        importance[0, 1]
+        == importance[0, 3]
+        > importance[0, 2]
+        == importance[0, 5]
+        > importance[0, 0]
+        > importance[0, 4]
+        == 0
+    )
     assert importance[1].eq(0).all()
 
 
 def test_before_anything_ran_texture_stands_in(tiny):
     model, vae = tiny
-    kept = [run(model, vae, sv.StepVAR((0, 0, 0, 0, 0.5), selector=s))[0].trace.scales[0].kept for s in ("update", "turn", "texture")]
+    kept = [
+        run(model, vae, sv.StepVAR((0, 0, 0, 0, 0.5), selector=s))[0].trace.scales[0].kept
+        for s in ("update", "turn", "texture")
+    ]
     assert torch.equal(kept[0], kept[2]) and torch.equal(kept[1], kept[2])
 
 
@@ -59,12 +82,16 @@ def test_turn_keeps_the_places_whose_direction_changed_most(tiny):
     result, f_hats = run(*tiny, sv.StepVAR((0.5,), selector="turn"))
     turn = 1 - F.cosine_similarity(f_hats[-2], f_hats[-3], dim=1).flatten(1)
     kept = result.trace.scales[-1].kept.flatten(1)
-    assert keeps_the_largest(turn, kept) and not torch.equal(kept, run(*tiny, sv.StepVAR((0.5,), selector="update"))[0].trace.scales[-1].kept.flatten(1))
+    assert keeps_the_largest(turn, kept) and not torch.equal(
+        kept, run(*tiny, sv.StepVAR((0.5,), selector="update"))[0].trace.scales[-1].kept.flatten(1)
+    )
     f = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     grown, turned = 2 * f, f.clone()
     turned[..., 1, 0] *= -1
     assert update_turn(f, grown, sv.Scale(1, 2, 2)).abs().max() < 1e-6
-    torch.testing.assert_close(update_turn(f, turned, sv.Scale(1, 2, 2)), torch.tensor([[0.0, 0.0, 2.0, 0.0]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        update_turn(f, turned, sv.Scale(1, 2, 2)), torch.tensor([[0.0, 0.0, 2.0, 0.0]]), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("selector", ["update", "turn"])

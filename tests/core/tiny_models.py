@@ -29,16 +29,40 @@ def seeded(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module.requires_grad_(False).train(False)
 
 
-def tiny_var(depth: int = 2, heads: int = 2, edges=EDGES, vocab: int = 24, dim: int = 8, classes: int = 5,
-             shared_aln: bool = False, seed: int = 1) -> VAR:
-    config = VARConfig(patch_nums=tuple(edges), depth=depth, width=16 * heads, heads=heads, vocab_size=vocab, code_dim=dim,
-                       num_classes=classes, shared_aln=shared_aln)
+def tiny_var(
+    depth: int = 2,
+    heads: int = 2,
+    edges=EDGES,
+    vocab: int = 24,
+    dim: int = 8,
+    classes: int = 5,
+    shared_aln: bool = False,
+    seed: int = 1,
+) -> VAR:
+    config = VARConfig(
+        patch_nums=tuple(edges),
+        depth=depth,
+        width=16 * heads,
+        heads=heads,
+        vocab_size=vocab,
+        code_dim=dim,
+        num_classes=classes,
+        shared_aln=shared_aln,
+    )
     return seeded(VAR(config), seed)
 
 
 def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, **parts) -> VQVAE:
     """Quantiser only, unless `parts` says has_encoder and has_decoder."""
-    parts = {"has_encoder": False, "has_decoder": False, "ch": 4, "ch_mult": (1, 2), "norm_groups": 2, "num_res_blocks": 1, **parts}
+    parts = {
+        "has_encoder": False,
+        "has_decoder": False,
+        "ch": 4,
+        "ch_mult": (1, 2),
+        "norm_groups": 2,
+        "num_res_blocks": 1,
+        **parts,
+    }
     return seeded(VQVAE(VQVAEConfig(z_channels=dim, vocab_size=vocab, patch_nums=tuple(edges), **parts)), seed)
 
 
@@ -48,10 +72,21 @@ def tiny_pair(**sizes) -> tuple[VAR, VQVAE]:
 
 def tiny_infinity(patch: int = 1, seed: int = 11) -> Infinity:
     """Five layers, 4 bits a token (16 with patch 2)."""
-    config = InfinityConfig(depth=5, width=32, heads=2, hidden=64, bits=4 * patch ** 2, patch=patch, text_dim=TEXT_DIM,
-                            text_maxlen=LONGEST_TEXT, pool_heads=2, chunk=3)
+    config = InfinityConfig(
+        depth=5,
+        width=32,
+        heads=2,
+        hidden=64,
+        bits=4 * patch**2,
+        patch=patch,
+        text_dim=TEXT_DIM,
+        text_maxlen=LONGEST_TEXT,
+        pool_heads=2,
+        chunk=3,
+    )
     model = seeded(Infinity(config), seed)
-    # a head that answers against its input, as a trained one does to a residual: else random models repeat one pattern of bits
+    # a head that answers against its input, as a trained one does to a residual: else random models repeat one
+    # pattern of bits
     model.word_embed.weight *= 6
     model.head.weight *= 0.1
     model.head.weight.view(-1, 2, 32)[:, 0] += 0.2 * model.word_embed.weight.T
@@ -63,15 +98,32 @@ def tiny_infinity(patch: int = 1, seed: int = 11) -> Infinity:
 
 def tiny_hart(seed: int = 21, **sizes) -> HART:
     """Three layers, 24 codes, prompts of 12 positions."""
-    config = HARTConfig(**{"patch_nums": EDGES, "depth": 3, "width": 32, "heads": 2, "hidden": 64, "vocab_size": 24, "code_dim": 8,
-                           "text_dim": TEXT_DIM, "text_tokens": LONGEST_TEXT, "residual_width": 16, "residual_depth": 2, "residual_steps": 4, **sizes})
+    config = HARTConfig(
+        **{
+            "patch_nums": EDGES,
+            "depth": 3,
+            "width": 32,
+            "heads": 2,
+            "hidden": 64,
+            "vocab_size": 24,
+            "code_dim": 8,
+            "text_dim": TEXT_DIM,
+            "text_tokens": LONGEST_TEXT,
+            "residual_width": 16,
+            "residual_depth": 2,
+            "residual_steps": 4,
+            **sizes,
+        }
+    )
     model = seeded(HART(config), seed)
     for name, gain in model.named_parameters():
         if name.endswith(("ln_wo_grad.weight", "norm.weight")):
             gain.fill_(1.0)
     model.head.weight *= 0.15  # undecided: else random models repeat one code
     for parameter in model.diffloss.parameters():
-        parameter.mul_(0.4)  # tame, as a trained one is: half of what it predicts is an exponent, and the first step multiplies by 20291
+        parameter.mul_(
+            0.4
+        )  # tame, as a trained one is: half of what it predicts is an exponent, and the first step multiplies by 20291
     return model
 
 
@@ -80,7 +132,8 @@ def tiny_hart_pair(**sizes) -> tuple[HART, VQVAE]:
 
 
 def hart_prompts(model: HART, *lengths: int):
-    """Text condition of random features, one prompt per length, padded to the model's own with other numbers that do count."""
+    """Text condition of random features, one prompt per length, padded to the model's own with other numbers that do
+    count."""
     generator = torch.Generator().manual_seed(7)
     positions, width = model.config.text_tokens, model.config.text_dim
     features_BTC = torch.stack([torch.randn(positions, width, generator=generator) for _ in lengths])

@@ -1,8 +1,9 @@
 """Rebuilds normally distributed reference weights from a recipe, bit for bit on every platform.
 
-A recipe is {seed, crc32, tensors: [[name, shape, start, mean, std], …]} beside a `rest.safetensors` with the tensors too small for it, and
-`patch.place` and `patch.value`: the few numbers that round to the other neighbour. torch's stream of uniforms from `seed` is exact
-everywhere; its normals are made of it in float64 as torch does in float32, 16 at a time from 8 radii and 8 angles, and are then rounded to float16:
+A recipe is {seed, crc32, tensors: [[name, shape, start, mean, std], …]} beside a `rest.safetensors` with the tensors
+too small for it, and `patch.place` and `patch.value`: the few numbers that round to the other neighbour. torch's
+stream of uniforms from `seed` is exact everywhere; its normals are made of it in float64 as torch does in float32, 16
+at a time from 8 radii and 8 angles, and are then rounded to float16:
 
     u = rand(…)[start : start + n]        value = mean + std * sqrt(-2 ln(1 - u_j)) * (cos | sin)(2 pi u_(j + 8))
 """
@@ -29,7 +30,12 @@ def rebuild(folder: Path) -> dict[str, torch.Tensor]:
     place, value = rest.pop("patch.place"), rest.pop("patch.value")
     end = max(start + math.prod(shape) for _, shape, start, _, _ in recipe["tensors"])
     uniform = torch.rand(end, generator=torch.Generator().manual_seed(recipe["seed"])).double()
-    flat = torch.cat([(mean + std * normals(uniform[start:start + math.prod(shape)])).half() for _, shape, start, mean, std in recipe["tensors"]])
+    flat = torch.cat(
+        [
+            (mean + std * normals(uniform[start : start + math.prod(shape)])).half()
+            for _, shape, start, mean, std in recipe["tensors"]
+        ]
+    )
     flat[place.long()] = value
     if zlib.crc32(flat.numpy().tobytes()) != recipe["crc32"]:
         raise ValueError(f"The weights rebuilt from {folder} are not the reference's.")

@@ -1,7 +1,7 @@
 """Rebuilds the reference models' random weights from recipes, bit for bit on every platform.
 
-A recipe lists a checkpoint's tensors in order: name, shape, dtype, kind, mean, std, crc32. Only the raw 64-bit stream of
-PCG64 is used, which numpy keeps stable across versions:
+A recipe lists a checkpoint's tensors in order: name, shape, dtype, kind, mean, std, crc32. Only the raw 64-bit stream
+of PCG64 is used, which numpy keeps stable across versions:
 
     key   = first 16 bytes of sha256("seed|name"), little-endian
     u     = (PCG64(key).random_raw() >> 40) / 2^24               uniform in [0, 1), exact in float64
@@ -10,8 +10,8 @@ PCG64 is used, which numpy keeps stable across versions:
     python tests/golden/synth_weights.py tests/golden/var/tiny4/var.recipe.json OUT      # OUT.pth and OUT.safetensors
 
 The runs beside the recipes were computed with these weights by FoundationVision/VAR (MIT), commit 78b9539, and
-FoundationVision/Infinity (MIT), commit 4c27bbb; only data of those projects is stored here. See the README.md of each folder
-for the tensors.
+FoundationVision/Infinity (MIT), commit 4c27bbb; only data of those projects is stored here. See the README.md of each
+folder for the tensors.
 """
 
 import hashlib
@@ -45,8 +45,15 @@ def tensor(seed: int, entry: dict) -> np.ndarray:
     if kind == "uniform":
         return uniform(seed, entry.get("alias_of", entry["name"]), shape, entry["mean"], entry["std"])
     if kind == "head_feedback":  # a bit head that answers against its input, so that random models draw diverse bits
-        base = uniform(seed, entry["name"], shape, entry["mean"], entry["std"]).astype(np.float64).reshape(shape[0] // 2, 2, shape[1])
-        feedback = entry["beta"] * uniform(seed, entry["from"], (shape[1], shape[0] // 2), 0.0, entry["from_std"]).astype(np.float64).T
+        base = (
+            uniform(seed, entry["name"], shape, entry["mean"], entry["std"])
+            .astype(np.float64)
+            .reshape(shape[0] // 2, 2, shape[1])
+        )
+        feedback = (
+            entry["beta"]
+            * uniform(seed, entry["from"], (shape[1], shape[0] // 2), 0.0, entry["from_std"]).astype(np.float64).T
+        )
         return (base + np.stack([feedback, -feedback], 1)).astype(np.float32).reshape(shape)
     if kind == "pow2_desc":  # the value of every bit, highest first
         return 2 ** np.arange(shape[0] - 1, -1, -1, dtype=np.int64)
@@ -65,8 +72,11 @@ def state_dict(recipe: dict) -> dict[str, torch.Tensor]:
     tensors = {}
     for entry in recipe["tensors"]:
         values = np.ascontiguousarray(tensor(recipe["seed"], entry))
-        if list(values.shape) != entry["shape"] or str(values.dtype) != entry["dtype"] or \
-                zlib.crc32(values.tobytes()) != entry.get("crc32", zlib.crc32(values.tobytes())):
+        if (
+            list(values.shape) != entry["shape"]
+            or str(values.dtype) != entry["dtype"]
+            or zlib.crc32(values.tobytes()) != entry.get("crc32", zlib.crc32(values.tobytes()))
+        ):
             raise ValueError(f"{entry['name']} came out differently from the recipe.")
         tensors[entry["name"]] = torch.from_numpy(values)
     return tensors

@@ -1,4 +1,5 @@
 """The browser reads traces as the core packed them, and fills pruned tokens from where the core fills them."""
+
 import base64
 import json
 import shutil
@@ -26,14 +27,21 @@ def node(unavailable):
 
 def in_browser(trace: Trace, scored: int, shades=()) -> dict:
     """What the widgets' modules read of a trace sent as the nodes send it."""
+
     def text(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
     message = trace.as_dict() | {"scored": scored}
     for scale, summary in zip(trace.scales, message["scales"]):
         summary["kept"] = text(pack_mask(scale.kept))
-        packed = {name: pack_score(getattr(scale, name)[:scored]) for name in LAYERS} if scored and scale.structure is not None else {}
-        summary["scores"] = {name: {"low": low, "high": high, "data": text(data)} for name, (low, high, data) in packed.items()}
+        packed = (
+            {name: pack_score(getattr(scale, name)[:scored]) for name in LAYERS}
+            if scored and scale.structure is not None
+            else {}
+        )
+        summary["scores"] = {
+            name: {"low": low, "high": high, "data": text(data)} for name, (low, high, data) in packed.items()
+        }
     task = {"message": message, "fills": ["nearest", "anchor", "zero", "cache", "delta"], "shades": list(shades)}
     done = subprocess.run(["node", str(SCRIPT)], input=json.dumps(task), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -46,11 +54,14 @@ def traced(size, batch: int, share: float, generator) -> ScaleTrace:
     return ScaleTrace(size, kept, int(kept[0].sum()), 0.01, **scores)
 
 
-sizes = st.one_of(st.tuples(st.just(1), st.integers(1, 19), st.integers(1, 19)), st.tuples(st.integers(2, 4), st.integers(1, 7), st.integers(1, 7)))
+sizes = st.one_of(
+    st.tuples(st.just(1), st.integers(1, 19), st.integers(1, 19)),
+    st.tuples(st.integers(2, 4), st.integers(1, 7), st.integers(1, 7)),
+)
 
 
 @settings(max_examples=12)
-@given(st.lists(st.tuples(sizes, st.floats(0.02, 1)), min_size=4, max_size=8), st.integers(1, 3), st.integers(0, 2 ** 31))
+@given(st.lists(st.tuples(sizes, st.floats(0.02, 1)), min_size=4, max_size=8), st.integers(1, 3), st.integers(0, 2**31))
 def test_the_browser_fills_from_the_cores_neighbours(shapes, batch, seed):
     generator = torch.Generator().manual_seed(seed)
     trace = Trace(tuple(traced(size, batch, share, generator) for size, share in shapes))
@@ -61,17 +72,27 @@ def test_the_browser_fills_from_the_cores_neighbours(shapes, batch, seed):
         for kept, picture in zip(scale.kept.flatten(1), pictures):
             own = torch.arange(grid.tokens)
             assert picture["kept"] == kept.int().tolist()
-            assert picture["sources"]["zero"] == picture["sources"]["cache"] == own.where(kept, torch.tensor(-1)).tolist()
+            assert (
+                picture["sources"]["zero"] == picture["sources"]["cache"] == own.where(kept, torch.tensor(-1)).tolist()
+            )
             assert picture["alpha"] == [0 if k else 128 for k in kept.tolist()]
             if kept.any():
                 nearest = nearest_kept(kept[None], grid)[0]
                 assert picture["sources"]["nearest"] == picture["sources"]["delta"] == nearest.tolist()
             if (kept & lattice).any():
-                assert picture["sources"]["anchor"] == own.where(kept, nearest_kept((kept & lattice)[None], grid)[0]).tolist()
+                assert (
+                    picture["sources"]["anchor"]
+                    == own.where(kept, nearest_kept((kept & lattice)[None], grid)[0]).tolist()
+                )
 
 
 def test_scores_come_back_to_within_half_a_step_of_their_range():
-    trace = Trace((traced((1, 16, 16), 3, 0.5, torch.Generator().manual_seed(3)), traced((2, 3, 5), 3, 0.5, torch.Generator().manual_seed(4))))
+    trace = Trace(
+        (
+            traced((1, 16, 16), 3, 0.5, torch.Generator().manual_seed(3)),
+            traced((2, 3, 5), 3, 0.5, torch.Generator().manual_seed(4)),
+        )
+    )
     read = in_browser(trace, scored=2)
     for scale, pictures in zip(trace.scales, read["scales"]):
         for name in LAYERS:
@@ -88,10 +109,21 @@ def test_a_constant_score_is_sent_as_it_is():
 
 
 def test_a_message_holds_as_many_pictures_scores_as_its_bytes_allow():
-    trace = Trace((traced((1, 4, 4), 5, 0.5, torch.Generator().manual_seed(0)), ScaleTrace((1, 8, 8), torch.ones(5, 1, 8, 8, dtype=torch.bool), 64, 0.0)))
+    trace = Trace(
+        (
+            traced((1, 4, 4), 5, 0.5, torch.Generator().manual_seed(0)),
+            ScaleTrace((1, 8, 8), torch.ones(5, 1, 8, 8, dtype=torch.bool), 64, 0.0),
+        )
+    )
     per_picture = 4 * 4 * len(LAYERS)
-    assert [pictures_within(trace, n) for n in (0, per_picture - 1, per_picture, 4 * per_picture + 1, 10 ** 9)] == [0, 0, 1, 4, 5]
-    assert pictures_within(Trace(trace.scales[1:]), 10 ** 9) == 0
+    assert [pictures_within(trace, n) for n in (0, per_picture - 1, per_picture, 4 * per_picture + 1, 10**9)] == [
+        0,
+        0,
+        1,
+        4,
+        5,
+    ]
+    assert pictures_within(Trace(trace.scales[1:]), 10**9) == 0
 
 
 def test_scores_have_the_same_colours_as_a_saved_overlay():

@@ -1,4 +1,5 @@
 """Runs the *.test.mjs files beside it with Node's own test runner."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,5 +14,7 @@ def test_javascript(path, unavailable):
     node = shutil.which("node")
     if node is None:
         unavailable("browser", "no Node.js found: install Node 20 or newer")
-    done = subprocess.run([node, "--test", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    done = subprocess.run(
+        [node, "--test", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout

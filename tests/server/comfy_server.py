@@ -5,6 +5,7 @@
 
 Starting the server and translating workflow files to prompts is launch.py's, so that tests prove what users run.
 """
+
 from __future__ import annotations
 
 import io
@@ -31,10 +32,17 @@ ENDINGS = {"execution_success": "success", "execution_error": "error", "executio
 
 
 def start_comfyui(comfyui, tmp_path_factory, *options, environment: dict[str, str] | None = None):
-    """Yields a running launch.Server of that ComfyUI and stops it; on the CPU, unless options or another environment are given."""
+    """Yields a running launch.Server of that ComfyUI and stops it; on the CPU, unless options or another environment
+    are given."""
     python = launch.venv_python() if launch.venv_python().exists() else sys.executable
-    server = launch.Server(comfyui, python, tmp_path_factory.mktemp("comfyui"), launch.any_free_port(),
-                           options=list(options) if options or environment else ["--cpu"], environment=environment or {})
+    server = launch.Server(
+        comfyui,
+        python,
+        tmp_path_factory.mktemp("comfyui"),
+        launch.any_free_port(),
+        options=list(options) if options or environment else ["--cpu"],
+        environment=environment or {},
+    )
     try:
         yield server.start()
     finally:
@@ -55,7 +63,9 @@ class PromptRefused(Exception):
         error = self.answer.get("error") or {}
         lines = [f"{error.get('message', '')} {error.get('details', '')}".strip()]
         for node_id, found in self.node_errors.items():
-            lines += [f"{node_id} {found['class_type']}: {e['message']} {e['details']}".strip() for e in found["errors"]]
+            lines += [
+                f"{node_id} {found['class_type']}: {e['message']} {e['details']}".strip() for e in found["errors"]
+            ]
         return "\n".join(lines)
 
 
@@ -119,8 +129,13 @@ class Run:
         if name == "executed" and data.get("output"):
             self.outputs[data["node"]] = data["output"]
         if name == "execution_error":
-            self.error = NodeError(data["node_id"], data["node_type"], data["exception_type"],
-                                   data["exception_message"].strip(), "".join(data["traceback"]))
+            self.error = NodeError(
+                data["node_id"],
+                data["node_type"],
+                data["exception_type"],
+                data["exception_message"].strip(),
+                "".join(data["traceback"]),
+            )
         if name in ENDINGS:
             self.status = ENDINGS[name]
 
@@ -131,8 +146,9 @@ class Client:
     def __init__(self, server: Server, feature_flags: dict | None = None) -> None:
         self.server = server
         self.id = uuid.uuid4().hex
-        self.socket = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId={self.id}",
-                                                  timeout=60, http_no_proxy=["127.0.0.1"])
+        self.socket = websocket.create_connection(
+            f"ws://127.0.0.1:{server.port}/ws?clientId={self.id}", timeout=60, http_no_proxy=["127.0.0.1"]
+        )
         # Must be the first message; without this flag previews come without the id of their node.
         flags = {"supports_preview_metadata": True} if feature_flags is None else feature_flags
         self.socket.send(json.dumps({"type": "feature_flags", "data": flags}))
@@ -215,8 +231,10 @@ class Client:
         deadline = time.monotonic() + timeout
         while run.status == "running":
             if time.monotonic() > deadline:
-                raise TimeoutError(f"The prompt was still running after {timeout:.0f} s; last events: "
-                                   f"{[name for name, _ in run.events[-5:]]}. Log:\n{self.server.log()[-2000:]}")
+                raise TimeoutError(
+                    f"The prompt was still running after {timeout:.0f} s; last events: "
+                    f"{[name for name, _ in run.events[-5:]]}. Log:\n{self.server.log()[-2000:]}"
+                )
             self.socket.settimeout(1)
             try:
                 message = self.socket.recv()
@@ -242,8 +260,10 @@ class Client:
         """Queue, follow to the end and expect success; raises RunFailed with the node's error and the log's end."""
         run = self.attempt(workflow, on_event, timeout, preview_method)
         if run.status != "success":
-            raise RunFailed(f"The run ended as '{run.status}' instead of 'success': {run.error}\n"
-                            f"The end of the server's log:\n{self.server.log()[-3000:]}")
+            raise RunFailed(
+                f"The run ended as '{run.status}' instead of 'success': {run.error}\n"
+                f"The end of the server's log:\n{self.server.log()[-3000:]}"
+            )
         return run
 
     def attempt(self, workflow, on_event=None, timeout: float = 180, preview_method: str | None = None) -> Run:
@@ -299,8 +319,8 @@ def _preview(message: bytes) -> Preview | None:
     [kind] = struct.unpack_from(">I", message)
     if kind == PREVIEW_IMAGE_WITH_METADATA:
         [length] = struct.unpack_from(">I", message, 4)
-        metadata = json.loads(message[8:8 + length])
-        return Preview(metadata.get("node_id"), metadata, message[8 + length:])
+        metadata = json.loads(message[8 : 8 + length])
+        return Preview(metadata.get("node_id"), metadata, message[8 + length :])
     if kind == PREVIEW_IMAGE:
         return Preview(None, {}, message[8:])
     return None

@@ -1,8 +1,9 @@
-"""Run by test_infinity_nodes.py with ComfyUI's source on the path: what our CLIP makes of prompts, as a safetensors file, and what
-the sampler reads from conditionings that hold several prompts, which no stock node makes.
+"""Run by test_infinity_nodes.py with ComfyUI's source on the path: what our CLIP makes of prompts, as a safetensors
+file, and what the sampler reads from conditionings that hold several prompts, which no stock node makes.
 
     python compare_t5.py PACK COMFYUI MODELS OUT < {"encoders": [names], "prompts": [texts], "tokenize": [texts]}
 """
+
 import importlib.util
 import json
 import sys
@@ -42,8 +43,12 @@ for name in task["encoders"]:
 
 model = Infinity(InfinityConfig(depth=1, width=16, heads=2, hidden=16, bits=4, text_dim=8, pool_heads=2, chunk=1))
 two, mask = torch.ones(2, 5, 8), torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
-about["read"] = {"one for three": [len(t) for t in latents.read_condition([[two[:1], {}]], model, 3, "positive").texts],
-                 "two, masked": [len(t) for t in latents.read_condition([[two, {"attention_mask": mask}]], model, 2, "positive").texts]}
+about["read"] = {
+    "one for three": [len(t) for t in latents.read_condition([[two[:1], {}]], model, 3, "positive").texts],
+    "two, masked": [
+        len(t) for t in latents.read_condition([[two, {"attention_mask": mask}]], model, 2, "positive").texts
+    ],
+}
 try:
     latents.read_condition([[two, {}]], model, 3, "positive")
 except ConditionMismatch as error:

@@ -1,4 +1,5 @@
 """One real ComfyUI for all tests of a session, on the CPU, in a base directory of its own."""
+
 import pytest
 from comfy_server import Client, start_comfyui
 from frontend import Frontend

@@ -1,8 +1,10 @@
 """Runs inside ComfyUI's source folder, started by test_memory.py: the pack under the host's own memory management.
 
-python inside_comfyui.py <pack folder> <check>; prints one JSON object. The host's modules are real. What a small machine
-cannot bring about is brought about through the host's own calls: weights that do not fit, a decode that runs out of memory.
+python inside_comfyui.py <pack folder> <check>; prints one JSON object. The host's modules are real. What a small
+machine cannot bring about is brought about through the host's own calls: weights that do not fit, a decode that runs
+out of memory.
 """
+
 import asyncio
 import json
 import logging
@@ -31,8 +33,15 @@ def load_pack():
 
 def draw(loading, handle, sampler) -> torch.Tensor:
     network = handle.model
-    job = sampler.prepare(network, handle.vae.codec, network.class_condition([0, 1]), schedule=network.schedule(), seed=5,
-                          pruning=handle.policy, device=handle.patcher.load_device)
+    job = sampler.prepare(
+        network,
+        handle.vae.codec,
+        network.class_condition([0, 1]),
+        schedule=network.schedule(),
+        seed=5,
+        pruning=handle.policy,
+        device=handle.patcher.load_device,
+    )
     return torch.cat([c for c in sampler.finish(job, sampler.scale_steps(job)).codes], 1)
 
 
@@ -80,4 +89,8 @@ def decode_out_of_memory(loading, handles, core) -> dict:
 
 logging.disable(logging.WARNING)
 loading, handles, core = load_pack()
-print(json.dumps({"partial_load": partial_load, "decode_out_of_memory": decode_out_of_memory}[CHECK](loading, handles, core)))
+print(
+    json.dumps(
+        {"partial_load": partial_load, "decode_out_of_memory": decode_out_of_memory}[CHECK](loading, handles, core)
+    )
+)

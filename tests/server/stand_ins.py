@@ -33,7 +33,8 @@ def _random(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 
 def write_var_d30(path: Path) -> None:
-    """var_d30.pth with depth 30, 30 heads, 1000 classes and the official scales, but 60 channels; legacy buffers included."""
+    """var_d30.pth with depth 30, 30 heads, 1000 classes and the official scales, but 60 channels; legacy buffers
+    included."""
     config = VARConfig(depth=30, width=60, heads=30, vocab_size=CODES, code_dim=CHANNELS)
     tensors = _random(VAR(config), 30)
     levels = torch.repeat_interleave(torch.arange(10), torch.tensor([p * p for p in config.patch_nums]))
@@ -52,14 +53,28 @@ def write_vae(path: Path) -> None:
 
 
 def write_t5(folder: Path, width: int = TEXT, shard_bytes: str = "3MB", **sizes) -> torch.nn.Module:
-    """A folder as google/flan-t5-xl has it, decoder included, with a small T5; returns its encoder. The vocabulary is T5's own.
+    """A folder as google/flan-t5-xl has it, decoder included, with a small T5; returns its encoder. The vocabulary is
+    T5's own.
 
     Weights are numbers that float16 holds, so that a host which stores the encoder in float16 changes nothing.
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(**{"vocab_size": 32128, "d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 3, "num_decoder_layers": 1,
-                         "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0, **sizes})
+    config = T5Config(
+        **{
+            "vocab_size": 32128,
+            "d_model": width,
+            "d_kv": 8,
+            "d_ff": 2 * width,
+            "num_layers": 3,
+            "num_decoder_layers": 1,
+            "num_heads": 4,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "decoder_start_token_id": 0,
+            **sizes,
+        }
+    )
     model = T5ForConditionalGeneration(config).train(False).requires_grad_(False)
     generator = torch.Generator().manual_seed(32)
     for name, parameter in model.named_parameters():
@@ -71,7 +86,10 @@ def write_t5(folder: Path, width: int = TEXT, shard_bytes: str = "3MB", **sizes)
 
 def _infinity(seed: int, **sizes) -> dict[str, torch.Tensor]:
     """Infinity with two narrow blocks, each its own chunk; the bits, the levels and the text's length are official."""
-    return _random(Infinity(InfinityConfig(depth=2, chunk=1, width=64, heads=2, hidden=128, text_dim=TEXT, pool_heads=2, **sizes)), seed)
+    return _random(
+        Infinity(InfinityConfig(depth=2, chunk=1, width=64, heads=2, hidden=128, text_dim=TEXT, pool_heads=2, **sizes)),
+        seed,
+    )
 
 
 def write_infinity_2b(path: Path) -> None:
@@ -90,14 +108,19 @@ def write_infinity_8b(folder: Path, form: str = "safetensors") -> None:
     for i, part in enumerate((keys[::2], keys[1::2])):
         name = f"{stem}-0000{i + 1}-of-00002.{suffix}"
         weight_map |= dict.fromkeys(part, name)
-        (save_file if form == "safetensors" else torch.save)({key: tensors[key].contiguous() for key in part}, folder / name)
+        (save_file if form == "safetensors" else torch.save)(
+            {key: tensors[key].contiguous() for key in part}, folder / name
+        )
     (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def _bsq_vae(path: Path, levels: int, dim: int, seed: int) -> None:
-    """An Infinity VAE as upstream saves it, of the official depth with 32 channels and as few convolutions as there can be in every level."""
+    """An Infinity VAE as upstream saves it, of the official depth with 32 channels and as few convolutions as there
+    can be in every level."""
     patch = 2 if levels == 4 else 1
-    tensors = _random(BSQVAE(BSQVAEConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=0, z_channels=dim, patch=patch)), seed)
+    tensors = _random(
+        BSQVAE(BSQVAEConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=0, z_channels=dim, patch=patch)), seed
+    )
     mask = 2 ** torch.arange(dim - 1, -1, -1)
     torch.save({"vae": tensors | {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}}, path)
 
@@ -114,37 +137,89 @@ HART_SMALL = (1, 2, 3, 4, 5, 7, 9, 12, 16)  # of the official scales those up to
 
 
 def write_hart(folder: Path, patch_nums: tuple[int, ...] = HARTConfig().patch_nums) -> None:
-    """hart-0.7b-1024px with two narrow blocks: llm with averaged and other weights, tokenizer with encoder and discriminator."""
-    config = HARTConfig(patch_nums=patch_nums, depth=2, width=64, heads=2, hidden=128, vocab_size=CODES, text_dim=TEXT, residual_width=32, residual_depth=1)
+    """hart-0.7b-1024px with two narrow blocks: llm with averaged and other weights, tokenizer with encoder and
+    discriminator."""
+    config = HARTConfig(
+        patch_nums=patch_nums,
+        depth=2,
+        width=64,
+        heads=2,
+        hidden=128,
+        vocab_size=CODES,
+        text_dim=TEXT,
+        residual_width=32,
+        residual_depth=1,
+    )
     tensors = _random(HART(config), 37)
-    levels = torch.repeat_interleave(torch.arange(len(patch_nums)), torch.tensor([config.text_tokens, *(p * p for p in patch_nums[1:])]))
+    levels = torch.repeat_interleave(
+        torch.arange(len(patch_nums)), torch.tensor([config.text_tokens, *(p * p for p in patch_nums[1:])])
+    )
     (folder / "llm").mkdir(parents=True, exist_ok=True)
     torch.save(tensors | {"lvl_1L": levels[None]}, folder / "llm" / "ema_model.bin")
-    torch.save({key: tensor + 1 for key, tensor in tensors.items()} | {"lvl_1L": levels[None]}, folder / "llm" / "pytorch_model.bin")
-    (folder / "llm" / "config.json").write_text(json.dumps({
-        "model_type": "hart_transformer_t2i", "patch_nums": patch_nums, "context_token": config.text_tokens, "num_heads": config.heads, "attn_type": "llama",
-        "mlp_type": "llama", "num_sampling_steps": "8", "sampler": "iddpm", "use_cross_attn": False, "sep_aln_pooling_mode": "max"}))
-    vae = _random(VQVAE(VQVAEConfig(ch=32, ch_mult=(1,) * 5, num_res_blocks=1, z_channels=CHANNELS, vocab_size=CODES)), 38)
+    torch.save(
+        {key: tensor + 1 for key, tensor in tensors.items()} | {"lvl_1L": levels[None]},
+        folder / "llm" / "pytorch_model.bin",
+    )
+    (folder / "llm" / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "hart_transformer_t2i",
+                "patch_nums": patch_nums,
+                "context_token": config.text_tokens,
+                "num_heads": config.heads,
+                "attn_type": "llama",
+                "mlp_type": "llama",
+                "num_sampling_steps": "8",
+                "sampler": "iddpm",
+                "use_cross_attn": False,
+                "sep_aln_pooling_mode": "max",
+            }
+        )
+    )
+    vae = _random(
+        VQVAE(VQVAEConfig(ch=32, ch_mult=(1,) * 5, num_res_blocks=1, z_channels=CHANNELS, vocab_size=CODES)), 38
+    )
     (folder / "tokenizer").mkdir(exist_ok=True)
-    save_file({f"vae.{key}": tensor.contiguous() for key, tensor in vae.items()} | {"disc.main.0.weight": torch.zeros(2, 3, 4, 4)},
-              folder / "tokenizer" / "model.safetensors")
-    (folder / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "hart_autoencoder_with_disc", "quantizer_type": "var_hybrid",
-                                                                  "v_patch_nums": patch_nums, "quant_resi": 0.5}))
+    save_file(
+        {f"vae.{key}": tensor.contiguous() for key, tensor in vae.items()}
+        | {"disc.main.0.weight": torch.zeros(2, 3, 4, 4)},
+        folder / "tokenizer" / "model.safetensors",
+    )
+    (folder / "tokenizer" / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "hart_autoencoder_with_disc",
+                "quantizer_type": "var_hybrid",
+                "v_patch_nums": patch_nums,
+                "quant_resi": 0.5,
+            }
+        )
+    )
 
 
 def write_qwen2(folder: Path, padding_side: str = "left") -> torch.nn.Module:
-    """A folder as mit-han-lab/Qwen2-VL-1.5B-Instruct has it, with a small Qwen2; returns the model. The vocabulary is Qwen2's own."""
+    """A folder as mit-han-lab/Qwen2-VL-1.5B-Instruct has it, with a small Qwen2; returns the model. The vocabulary is
+    Qwen2's own."""
     from transformers import Qwen2Config, Qwen2Model
 
-    config = Qwen2Config(vocab_size=151936, hidden_size=TEXT, intermediate_size=2 * TEXT, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, max_position_embeddings=1024)
+    config = Qwen2Config(
+        vocab_size=151936,
+        hidden_size=TEXT,
+        intermediate_size=2 * TEXT,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+    )
     model = Qwen2Model(config).train(False).requires_grad_(False)
     generator = torch.Generator().manual_seed(39)
     for parameter in model.parameters():
         spread = 0.5 if parameter.ndim == 1 else 1 / math.sqrt(parameter.shape[1])
         parameter.copy_((torch.randn(parameter.shape, generator=generator) * spread).half().float())
     model.save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"padding_side": padding_side, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"padding_side": padding_side, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"})
+    )
     return model
 
 

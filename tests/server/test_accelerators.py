@@ -20,9 +20,24 @@ DEFAULTS = {f"{name}_{option.name}": option.default for name, method in METHODS.
 
 def test_saved_values_keep_their_places(comfy):
     """Widgets by position, as workflows save them: this list may grow at its end and change nowhere else."""
-    released = ["model", "method", "fastvar_skip_scales", "fastvar_ratio_1", "fastvar_ratio_2", "sparsevar_ratio", "sparsevar_scales",
-                "fastervar_skip_scales", "fastervar_one_half_scales", "fastervar_half", "skipvar_skip_scales", "skipvar_no_guidance_scales",
-                "lazyvar_keep_1", "lazyvar_keep_2", "lazyvar_keep_3", "lazyvar_keep_4"]
+    released = [
+        "model",
+        "method",
+        "fastvar_skip_scales",
+        "fastvar_ratio_1",
+        "fastvar_ratio_2",
+        "sparsevar_ratio",
+        "sparsevar_scales",
+        "fastervar_skip_scales",
+        "fastervar_one_half_scales",
+        "fastervar_half",
+        "skipvar_skip_scales",
+        "skipvar_no_guidance_scales",
+        "lazyvar_keep_1",
+        "lazyvar_keep_2",
+        "lazyvar_keep_3",
+        "lazyvar_keep_4",
+    ]
     inputs = comfy.object_info()["VARAccelerator"]["input"]
     assert [*inputs["required"]] == released
     assert {*inputs["required"], *inputs.get("optional", {})} == {"model", "method", *DEFAULTS}
@@ -56,8 +71,10 @@ def test_a_method_draws_what_the_core_draws(comfy, method):
 def test_neutral_settings_change_no_pixel(comfy, method):
     graph = demo()
     neutral = {f"{method}_{name}": value for name, value in METHODS[method].neutral.items()}
-    pictures = [comfy.images(comfy.run(g.picture(g.sample(model(g))))) for g, model in
-                ((demo(), lambda g: None), (graph, lambda g: accelerated(g, method, **neutral)))]
+    pictures = [
+        comfy.images(comfy.run(g.picture(g.sample(model(g)))))
+        for g, model in ((demo(), lambda g: None), (graph, lambda g: accelerated(g, method, **neutral)))
+    ]
     assert pictures[0][0].tobytes() == pictures[1][0].tobytes()
 
 
@@ -70,16 +87,23 @@ def test_the_later_node_counts(comfy):
             graph.model = accelerated(graph, "lazyvar")
             model = graph.prune(preset="Balanced")
         else:
-            model = accelerated(graph, "lazyvar", graph.prune(preset="Best quality", auto_goal="quality", auto_value=0.8))
+            model = accelerated(
+                graph, "lazyvar", graph.prune(preset="Best quality", auto_goal="quality", auto_value=0.8)
+            )
         run = comfy.run(graph.picture(graph.sample(model)))
         both[order] = (run.output_of("VARSampler")["stepvar"][0]["pruning"], tokens_run(run)[-1])
-    assert both == {"pruning last": ("stepvar 0.5/0.5 fill nearest", 128), "accelerator last": ("LazyVAR 0.8/0.7", 256 - 204)}
+    assert both == {
+        "pruning last": ("stepvar 0.5/0.5 fill nearest", 128),
+        "accelerator last": ("LazyVAR 0.8/0.7", 256 - 204),
+    }
 
 
 def test_report_and_comparison_name_the_method(comfy):
     graph = demo()
     dense, fast = graph.sample(), graph.sample(accelerated(graph, "fastvar"))
-    compare = graph.add("VARCompare", a=graph.decode(dense), b=graph.decode(fast), trace_a=[dense[0], 1], trace_b=[fast[0], 1])
+    compare = graph.add(
+        "VARCompare", a=graph.decode(dense), b=graph.decode(fast), trace_a=[dense[0], 1], trace_b=[fast[0], 1]
+    )
     report = graph.add("StepVARReport", trace=[fast[0], 1])
     shown = [graph.add("PreviewAny", source=[node, 1]) for node in (compare, report)]
     run = comfy.run(graph.nodes)
@@ -99,8 +123,11 @@ def test_a_wired_value_out_of_range_ends_in_the_nodes_error_box(comfy):
 
 
 def test_typed_values_and_methods_are_refused_before_the_run(comfy):
-    for settings, said in (({"method": "turbo"}, "'turbo' not in"), ({"method": "sparsevar", "sparsevar_ratio": 1.0}, "sparsevar_ratio"),
-                           ({"method": "skipvar", "skipvar_skip_scales": -1}, "skipvar_skip_scales")):
+    for settings, said in (
+        ({"method": "turbo"}, "'turbo' not in"),
+        ({"method": "sparsevar", "sparsevar_ratio": 1.0}, "sparsevar_ratio"),
+        ({"method": "skipvar", "skipvar_skip_scales": -1}, "skipvar_skip_scales"),
+    ):
         graph = demo()
         with pytest.raises(PromptRefused, match=f"VARAccelerator.*{said}"):
             comfy.attempt(graph.picture(graph.sample(accelerated(graph, **settings))))
@@ -109,17 +136,30 @@ def test_typed_values_and_methods_are_refused_before_the_run(comfy):
 # the editor ----------------------------------------------------------------------------------------
 
 NODE = """const node = app.rootGraph.nodes.find((n) => n.type === "VARAccelerator");"""
-CHOOSE = NODE + """const w = node.widgets.find((x) => x.name === "method"); w.value = "%s"; w.callback?.(w.value, app.canvas, node);"""
-LINK = NODE + """const from = LiteGraph.createNode("PrimitiveNode"); app.rootGraph.add(from);
+CHOOSE = (
+    NODE
+    + """const w = node.widgets.find((x) => x.name === "method"); w.value = "%s"; w.callback?.(w.value, app.canvas, node);"""
+)
+LINK = (
+    NODE
+    + """const from = LiteGraph.createNode("PrimitiveNode"); app.rootGraph.add(from);
 from.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "method"));"""
+)
 UNLINK = NODE + """app.rootGraph.remove(app.rootGraph.nodes.find((n) => n.type === "PrimitiveNode"));"""
 # what the canvas lays out, what Nodes 2.0 has put into the page, and what is saved
-READ = NODE + """
+READ = (
+    NODE
+    + """
 const shown = [...document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget, [data-node-id="${node.id}"] [data-testid="node-widget"]`)];
 return { drawn: node.widgets.filter((w) => node.isWidgetVisible(w)).map((w) => w.name), rows: shown.filter((e) => e.offsetHeight).length,
   names: node.widgets.map((w) => w.name), saved: node.serialize().widgets_values, height: node.size[1] };"""
-NEAR = {"evaluate": NODE + """app.canvas.ds.scale = 1.6; app.canvas.ds.offset[0] = 120 - node.pos[0]; app.canvas.ds.offset[1] = 90 - node.pos[1];
-app.canvas.setDirty(true, true);""", "wait": 900}
+)
+NEAR = {
+    "evaluate": NODE
+    + """app.canvas.ds.scale = 1.6; app.canvas.ds.offset[0] = 120 - node.pos[0]; app.canvas.ds.offset[1] = 90 - node.pos[1];
+app.canvas.setDirty(true, true);""",
+    "wait": 900,
+}
 
 
 TAGS = "return [...document.querySelectorAll('.stepvar-compare')].map((e) => [...e.querySelectorAll('.stepvar-tag')].map((t) => t.textContent));"
@@ -144,12 +184,23 @@ def behind_pruning() -> dict:
 def test_runs_of_a_method_are_named_and_not_taken_for_prunings(frontend):
     workflow = json.loads((launch.ROOT / "workflows" / "VAR_compare_accelerators.json").read_text(encoding="utf-8"))
     alone = {"evaluate": TIME}
-    replaced, compared = frontend.drive("classic", [
-        {"name": "replaced", "workflow": behind_pruning(), "queue": True, "steps": [{"wait": 1500}, alone]},
-        {"name": "compared", "workflow": workflow, "queue": True, "steps": [{"wait": 1500}, {"shoot": "compared"}, {"evaluate": TAGS}, alone]}])
+    replaced, compared = frontend.drive(
+        "classic",
+        [
+            {"name": "replaced", "workflow": behind_pruning(), "queue": True, "steps": [{"wait": 1500}, alone]},
+            {
+                "name": "compared",
+                "workflow": workflow,
+                "queue": True,
+                "steps": [{"wait": 1500}, {"shoot": "compared"}, {"evaluate": TAGS}, alone],
+            },
+        ],
+    )
     for result in (replaced, compared):
         assert (result["ending"], result["packErrors"]) == ("execution_success", [])
-    assert replaced["steps"][1].startswith("run once for seconds"), "the time of a method is no measure of StepVAR Pruning's"
+    assert replaced["steps"][1].startswith("run once for seconds"), (
+        "the time of a method is no measure of StepVAR Pruning's"
+    )
     tags, time = [answer for answer in compared["steps"] if answer]
     assert tags == [["A", "B \u00b7 stepvar"], ["A", "B \u00b7 FastVAR"]]
     assert not time.startswith("run once"), "the other samplers' runs count"
@@ -162,14 +213,23 @@ def test_only_the_chosen_methods_widgets_are_shown(frontend, renderer):
     steps = [NEAR, {"evaluate": READ}, {"shoot": "fastvar"}]
     for method in METHODS:
         steps += [{"evaluate": CHOOSE % method, "wait": 700}, {"evaluate": READ}]
-    steps += [{"evaluate": CHOOSE % "lazyvar", "wait": 700}, {"shoot": "lazyvar"}, {"evaluate": LINK, "wait": 700}, {"evaluate": READ},
-              {"evaluate": UNLINK, "wait": 700}, {"evaluate": READ}]
+    steps += [
+        {"evaluate": CHOOSE % "lazyvar", "wait": 700},
+        {"shoot": "lazyvar"},
+        {"evaluate": LINK, "wait": 700},
+        {"evaluate": READ},
+        {"evaluate": UNLINK, "wait": 700},
+        {"evaluate": READ},
+    ]
     [result] = frontend.drive(renderer, [{"name": "accelerator", "workflow": workflow, "steps": steps}])
     assert result["packErrors"] == [] and result["missing"] == []
     first, *seen, linked, unlinked = [answer for answer in result["steps"] if answer]
     assert linked["drawn"] == linked["names"], "a wire may bring any method"
     assert unlinked["drawn"] == ["method", *(n for n in DEFAULTS if n.startswith("lazyvar_"))]
-    assert first["names"] == ["method", *DEFAULTS] and first["drawn"] == ["method", *(n for n in DEFAULTS if n.startswith("fastvar_"))]
+    assert first["names"] == ["method", *DEFAULTS] and first["drawn"] == [
+        "method",
+        *(n for n in DEFAULTS if n.startswith("fastvar_")),
+    ]
     for method, state in zip(METHODS, seen, strict=True):
         own = [f"{method}_{option.name}" for option in METHODS[method].options]
         assert state["drawn"] == ["method", *own]

@@ -1,4 +1,5 @@
-"""auto_goal of StepVAR Pruning in a real server: fewer tokens for a lower goal or a shorter time, and old prompts without it."""
+"""auto_goal of StepVAR Pruning in a real server: fewer tokens for a lower goal or a shorter time, and old prompts
+without it."""
 
 from __future__ import annotations
 
@@ -60,8 +61,13 @@ def test_a_prompt_saved_before_auto_existed_still_runs(comfy, pipe):
 
 def test_best_quality_sets_selector_and_fill(comfy, pipe):
     """The preset's settings win over the widgets, as its ratios do."""
-    samplers = [pipe.sample(pipe.prune(**options), seed=3)[0] for options in (
-        {"preset": "Best quality"}, {"preset": "Custom", "ratio_1": 0.5, "ratio_2": 0.5, "selector": "update", "fill": "zero"})]
+    samplers = [
+        pipe.sample(pipe.prune(**options), seed=3)[0]
+        for options in (
+            {"preset": "Best quality"},
+            {"preset": "Custom", "ratio_1": 0.5, "ratio_2": 0.5, "selector": "update", "fill": "zero"},
+        )
+    ]
     for sampler in samplers:
         graph = pipe.save(pipe.decode([sampler, 0]))
     run = comfy.run(graph, timeout=300)
@@ -88,11 +94,26 @@ def test_the_editor_shows_what_a_preset_sets(comfy, frontend, renderer):
     workflow = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
     [node] = [n for n in workflow["nodes"] if n["type"] == "StepVARPruning"]
     node["widgets_values"] = node["widgets_values"][:19]
-    steps = [("preset", "Best quality"), ("preset", "Balanced"), ("preset", "Best quality"), ("fill", "delta"), ("preset", "Off")]
-    _, chosen = frontend.drive(renderer, [{"name": "opened for presets", "workflow": workflow},
-                                          {"name": "chosen", "evaluate": CHOOSE % (json.dumps(SETTINGS), json.dumps(steps))}])
+    steps = [
+        ("preset", "Best quality"),
+        ("preset", "Balanced"),
+        ("preset", "Best quality"),
+        ("fill", "delta"),
+        ("preset", "Off"),
+    ]
+    _, chosen = frontend.drive(
+        renderer,
+        [
+            {"name": "opened for presets", "workflow": workflow},
+            {"name": "chosen", "evaluate": CHOOSE % (json.dumps(SETTINGS), json.dumps(steps))},
+        ],
+    )
     assert [tuple(seen[name] for name in SETTINGS) for seen in chosen["value"]] == [
-        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9), ("Best quality", 0.5, "update", "zero", "off", 0.9),
-        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9), ("Best quality", 0.5, "update", "zero", "off", 0.9),
-        ("Custom", 0.5, "update", "delta", "off", 0.9), ("Off", 0, "update", "delta", "off", 0.9)]
+        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9),
+        ("Best quality", 0.5, "update", "zero", "off", 0.9),
+        ("Balanced", 0.5, "stepvar", "nearest", "off", 0.9),
+        ("Best quality", 0.5, "update", "zero", "off", 0.9),
+        ("Custom", 0.5, "update", "delta", "off", 0.9),
+        ("Off", 0, "update", "delta", "off", 0.9),
+    ]
     assert chosen["packErrors"] == []

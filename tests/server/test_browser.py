@@ -1,4 +1,5 @@
 """Every workflow of the pack opens in the real editor, in both of its renderers."""
+
 import json
 
 import pytest
@@ -19,9 +20,20 @@ return app.rootGraph.serialize().nodes.map((n) => [n.type, saved.get(n.id), Arra
 @pytest.fixture(scope="module", params=RENDERERS)
 def opened(request, frontend):
     """Workflow name -> drive.mjs' result, from one visit to the editor per renderer."""
-    jobs = [{"name": path.stem, "workflow": json.loads(path.read_text(encoding="utf-8")), "evaluate": GROWN} for path in WORKFLOWS]
+    jobs = [
+        {"name": path.stem, "workflow": json.loads(path.read_text(encoding="utf-8")), "evaluate": GROWN}
+        for path in WORKFLOWS
+    ]
     demo = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
-    jobs += [{"name": "Run pressed", "workflow": demo, "queue": True, "evaluate": f"const grown = (() => {{ {GROWN} }})(); return {{ shown: Object.keys(app.nodeOutputs).length, grown }};"}]
+    jobs += [
+        {
+            "name": "Run pressed",
+            "workflow": demo,
+            "queue": True,
+            "evaluate": f"const grown = (() => {{ {GROWN} }})(); return "
+            f"{{ shown: Object.keys(app.nodeOutputs).length, grown }};",
+        }
+    ]
     return {result["name"]: result for result in frontend.drive(request.param, jobs)}
 
 
@@ -37,17 +49,22 @@ def test_a_workflow_opens_without_missing_nodes(opened, path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_stays_as_it_was_saved(opened, path):
-    """Nodes 2.0 needs more room for some nodes; one saved too small is a change nobody made: a step of undo, or the end of redo."""
+    """Nodes 2.0 needs more room for some nodes; one saved too small is a change nobody made: a step of undo, or the
+    end of redo."""
     assert opened[path.stem]["value"] == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_the_editor_queues_what_the_translator_makes(opened, comfy, path):
     """The prompt of a workflow is the editor's, input for input, so the demo and the tests run what users run."""
-    by_editor = {node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
-                 for node_id, node in opened[path.stem]["prompt"].items()}
-    by_translator = {node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
-                     for node_id, node in comfy.prompt_of(path).items()}
+    by_editor = {
+        node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for node_id, node in opened[path.stem]["prompt"].items()
+    }
+    by_translator = {
+        node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for node_id, node in comfy.prompt_of(path).items()
+    }
     assert by_editor == by_translator
 
 
@@ -76,12 +93,23 @@ return { nodes: app.rootGraph.nodes.map((n) => n.type).sort(), widgets: Object.f
 def test_a_saved_picture_dropped_on_the_editor_brings_its_workflow_back(comfy, frontend, renderer):
     workflow = json.loads(launch.DEMO_WORKFLOW.read_text(encoding="utf-8"))
     [sampler] = [node for node in workflow["nodes"] if node["type"] == "VARSampler"]
-    sampler["widgets_values"][0] = 4242 + RENDERERS.index(renderer)  # its own picture, not one that another workflow left in the cache
+    sampler["widgets_values"][0] = 4242 + RENDERERS.index(
+        renderer
+    )  # its own picture, not one that another workflow left in the cache
     run = comfy.run(workflow)
-    picture, *_ = [image for output in run.outputs.values() for image in output.get("images", []) if image["type"] == "output"]
-    opened, dropped = frontend.drive(renderer, [{"name": "opened for drop", "workflow": workflow},
-                                                {"name": "dropped", "evaluate": DROP % json.dumps(picture)}])
+    picture, *_ = [
+        image for output in run.outputs.values() for image in output.get("images", []) if image["type"] == "output"
+    ]
+    opened, dropped = frontend.drive(
+        renderer,
+        [
+            {"name": "opened for drop", "workflow": workflow},
+            {"name": "dropped", "evaluate": DROP % json.dumps(picture)},
+        ],
+    )
     assert dropped["value"]["nodes"] == sorted(node["type"] for node in workflow["nodes"])
-    before, after = ({key: {name: value for name, value in values.items() if name in SETTINGS} for key, values in widgets.items()}
-                     for widgets in (opened["widgets"], dropped["value"]["widgets"]))
+    before, after = (
+        {key: {name: value for name, value in values.items() if name in SETTINGS} for key, values in widgets.items()}
+        for widgets in (opened["widgets"], dropped["value"]["widgets"])
+    )
     assert before == after and any(after.values())

@@ -1,4 +1,5 @@
 """VAR Compare, and what the sampler tells the browser, asked of a real server."""
+
 from __future__ import annotations
 
 import base64
@@ -54,7 +55,11 @@ def test_equal_pictures_are_identical(comfy):
     name = comfy.add_input("compare_same.png", picture(5))
     run = comfy.run(comparing(comfy, name, name))
     [numbers] = run.output_of("VARCompare")["stepvar_compare"]
-    assert numbers["psnr"] == [None] and numbers["ssim"] == pytest.approx([1], abs=1e-5) and math.isclose(numbers["edges"][0], 1)
+    assert (
+        numbers["psnr"] == [None]
+        and numbers["ssim"] == pytest.approx([1], abs=1e-5)
+        and math.isclose(numbers["edges"][0], 1)
+    )
     assert run.output_of("PreviewAny")["text"][0].startswith("identical, SSIM 1.0000")
 
 
@@ -66,7 +71,8 @@ def test_pictures_of_two_sizes_are_refused(comfy):
 
 
 def test_a_painted_area_runs_in_full(comfy):
-    """Load Image's MASK, as the mask editor saves it in the picture's transparency, drives what StepVAR Pruning protects."""
+    """Load Image's MASK, as the mask editor saves it in the picture's transparency, drives what StepVAR Pruning
+    protects."""
     painted = picture(1, (64, 64)).convert("RGBA")
     alpha = np.full((64, 64), 255, dtype=np.uint8)
     alpha[8:24, 32:56] = 0  # painted: transparent

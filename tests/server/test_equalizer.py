@@ -17,10 +17,14 @@ READY = {"until": "document.querySelector('.stepvar-eq-label')?.textContent === 
 
 def ratio_is(value: float) -> dict:
     """The graph was loaded anew and its equalizer is there: waits for that, however slow the machine."""
-    return {"until": f"Math.abs(document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') - {round(100 - 100 * value)}) <= 1 "
-                     "&& document.querySelector('.stepvar-eq-label').textContent === '\u22644\u00d74' "
-                     f"&& Math.abs(app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name === 'ratio_1').value - {value}) < 0.011",
-            "wait": 400}
+    return {
+        "until": f"Math.abs(document.querySelector(\"{LAST}\")?.getAttribute('aria-valuenow') - "
+        f"{round(100 - 100 * value)}) <= 1 "
+        "&& document.querySelector('.stepvar-eq-label').textContent === '\u22644\u00d74' "
+        "&& Math.abs(app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning')?.widgets.find((w) => w.name "
+        f"=== 'ratio_1').value - {value}) < 0.011",
+        "wait": 400,
+    }
 
 
 def near(value):
@@ -44,11 +48,14 @@ return { ratios: node.widgets.filter((w) => /^ratio_/.test(w.name)).map((w) => w
   remark: texts(".stepvar-eq-remark")[0] };
 """
 # Large enough for a hundredth to be more than a pixel of the mouse; the whole face stays on the screen.
-NEAR = {"evaluate": """
+NEAR = {
+    "evaluate": """
 const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning"), { ds } = app.canvas;
 ds.scale = 2;
 [ds.offset[0], ds.offset[1]] = [150 - node.pos[0], 120 - node.pos[1]];
-app.canvas.setDirty(true, true);""", "wait": 700}
+app.canvas.setDirty(true, true);""",
+    "wait": 700,
+}
 SEEN, AWAY = {"evaluate": READ}, {"hover": ["body", 0.5, 0.99]}
 
 
@@ -67,21 +74,76 @@ def at(place: int, y: float) -> list:
     return [f"[data-place='{place}']", 0.5, y]
 
 
-RELOAD = {"evaluate": "await app.loadGraphData(JSON.parse(JSON.stringify(app.rootGraph.serialize())), true, true, null);"}
+RELOAD = {
+    "evaluate": "await app.loadGraphData(JSON.parse(JSON.stringify(app.rootGraph.serialize())), true, true, null);"
+}
 JOBS = {
     "opened": [SEEN, shot("opened"), {"hover": BEFORE}, SEEN, shot("hovered")],
-    "dragged": [SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("dragged"), UNDO, ratio_is(0.5), SEEN, REDO, ratio_is(0.8), SEEN, RELOAD,
-                ratio_is(0.8), SEEN],
-    "dragged out": [{"drag": CAP, "to": at(1, 1.2)}, SEEN, shot("skipped"), {"drag": CAP, "to": at(1, -0.4)}, SEEN, {"drag": at(3, 0.5), "to": at(3, 0.4)}, SEEN,
-                    {"click": at(2, 0.3), "times": 2}, SEEN],
+    "dragged": [
+        SEEN,
+        {"drag": CAP, "to": at(1, 0.8)},
+        SEEN,
+        shot("dragged"),
+        UNDO,
+        ratio_is(0.5),
+        SEEN,
+        REDO,
+        ratio_is(0.8),
+        SEEN,
+        RELOAD,
+        ratio_is(0.8),
+        SEEN,
+    ],
+    "dragged out": [
+        {"drag": CAP, "to": at(1, 1.2)},
+        SEEN,
+        shot("skipped"),
+        {"drag": CAP, "to": at(1, -0.4)},
+        SEEN,
+        {"drag": at(3, 0.5), "to": at(3, 0.4)},
+        SEEN,
+        {"click": at(2, 0.3), "times": 2},
+        SEEN,
+    ],
     "shifted": [{"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]}, SEEN, shot("together"), UNDO, ratio_is(0.4), SEEN],
     "double-clicked": [{"drag": CAP, "to": at(1, 0.9)}, {"click": at(1, 0.95), "times": 2}, SEEN],
-    "keys": [{"focus": LAST}, {"press": "ArrowDown", "times": 3}, SEEN, {"press": "Shift+ArrowUp"}, SEEN, shot("focused"), {"press": "Home"}, SEEN, {"press": "End"}, SEEN,
-             {"press": "Delete"}, SEEN, UNDO, ratio_is(0), SEEN],
-    "widgets": [{"evaluate": "const w = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning').widgets.find((w) => w.name === 'ratio_2'); w.value = 0.25; w.callback(0.25);"}, SEEN,
-                {"evaluate": "const w = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning').widgets[0]; w.value = 'Paper \u00b7 Infinity'; w.callback(w.value);"}, AWAY, SEEN,
-                shot("adjusted"), {"drag": at(3, 0.5), "to": at(3, 0.25)}, SEEN],
-    "pasted": [{"drag": CAP, "to": at(1, 0.8)}, {"evaluate": """
+    "keys": [
+        {"focus": LAST},
+        {"press": "ArrowDown", "times": 3},
+        SEEN,
+        {"press": "Shift+ArrowUp"},
+        SEEN,
+        shot("focused"),
+        {"press": "Home"},
+        SEEN,
+        {"press": "End"},
+        SEEN,
+        {"press": "Delete"},
+        SEEN,
+        UNDO,
+        ratio_is(0),
+        SEEN,
+    ],
+    "widgets": [
+        {
+            "evaluate": "const w = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning').widgets.find((w) "
+            "=> w.name === 'ratio_2'); w.value = 0.25; w.callback(0.25);"
+        },
+        SEEN,
+        {
+            "evaluate": "const w = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning').widgets[0]; "
+            "w.value = 'Paper \u00b7 Infinity'; w.callback(w.value);"
+        },
+        AWAY,
+        SEEN,
+        shot("adjusted"),
+        {"drag": at(3, 0.5), "to": at(3, 0.25)},
+        SEEN,
+    ],
+    "pasted": [
+        {"drag": CAP, "to": at(1, 0.8)},
+        {
+            "evaluate": """
         const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning");
         app.canvas.selectNode(node); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard();
         const copy = app.canvas.graph.nodes.filter((n) => n.type === "StepVARPruning").find((n) => n !== node);
@@ -89,48 +151,141 @@ JOBS = {
         const seen = { saved: copy.serialize().widgets_values, order: copy.widgets.map((w) => w.name), faces: document.querySelectorAll(".stepvar-equalizer").length };
         app.canvas.graph.remove(copy);
         await new Promise((done) => setTimeout(done, 600));
-        return { ...seen, left: document.querySelectorAll(".stepvar-equalizer").length };"""}, SEEN],
-    "subgraph": [{"evaluate": """
+        return { ...seen, left: document.querySelectorAll(".stepvar-equalizer").length };"""
+        },
+        SEEN,
+    ],
+    "subgraph": [
+        {
+            "evaluate": """
         const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning");
         const { subgraph } = app.canvas.graph.convertToSubgraph(new Set([node]));
         app.canvas.openSubgraph ? app.canvas.openSubgraph(subgraph, app.rootGraph.nodes.find((n) => n.subgraph === subgraph)) : app.canvas.setGraph(subgraph);
         await new Promise((done) => setTimeout(done, 1200));
-        await app.extensionManager.command.execute("Comfy.Canvas.FitView");""", "wait": 900}, READY, {"shoot": "page"}, NEAR, SEEN, {"drag": CAP, "to": at(1, 0.8)}, SEEN, shot("within")],
-    "linked": [{"evaluate": """
+        await app.extensionManager.command.execute("Comfy.Canvas.FitView");""",
+            "wait": 900,
+        },
+        READY,
+        {"shoot": "page"},
+        NEAR,
+        SEEN,
+        {"drag": CAP, "to": at(1, 0.8)},
+        SEEN,
+        shot("within"),
+    ],
+    "linked": [
+        {
+            "evaluate": """
         const graph = app.canvas.graph, node = graph.nodes.find((n) => n.type === "StepVARPruning"), number = LiteGraph.createNode("PrimitiveFloat");
         number.pos = [0, -200]; number.widgets[0].value = 0.25; graph.add(number);
-        number.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "ratio_2"));""", "wait": 500}, SEEN, shot("linked"),
-               {"drag": at(2, 0.5), "to": at(2, 0.9)}, {"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]}, SEEN],
-    "alone": [{"evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning'); n.disconnectInput(0);", "wait": 500}, SEEN, shot("alone"),
-              {"drag": CAP, "to": at(1, 0.8)}, SEEN,
-              {"evaluate": "const g = app.canvas.graph, find = (t) => g.nodes.find((n) => n.type === t); find('VARModelLoader').connect(0, find('StepVARPruning'), 0);", "wait": 500}, READY,
-              {"evaluate": "app.canvas.graph.nodes.find((n) => n.type === 'VARModelLoader').widgets[0].value = 'gone.pth'; app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();",
-               "wait": 900}, SEEN, shot("gone")],
-    "labels": [{"until": "document.querySelector('.stepvar-classes option')"}, {"click": ".stepvar-classes input"}, {"type": "Pengu"}, {"press": "Enter"},
-               {"shoot": "classes", "of": ".stepvar-classes", "margin": 90},
-               {"evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'VARClassLabel'); return { saved: n.serialize().widgets_values, options: document.querySelectorAll('.stepvar-classes option').length };"}],
+        number.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "ratio_2"));""",
+            "wait": 500,
+        },
+        SEEN,
+        shot("linked"),
+        {"drag": at(2, 0.5), "to": at(2, 0.9)},
+        {"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]},
+        SEEN,
+    ],
+    "alone": [
+        {
+            "evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning'); "
+            "n.disconnectInput(0);",
+            "wait": 500,
+        },
+        SEEN,
+        shot("alone"),
+        {"drag": CAP, "to": at(1, 0.8)},
+        SEEN,
+        {
+            "evaluate": "const g = app.canvas.graph, find = (t) => g.nodes.find((n) => n.type === t); "
+            "find('VARModelLoader').connect(0, find('StepVARPruning'), 0);",
+            "wait": 500,
+        },
+        READY,
+        {
+            "evaluate": "app.canvas.graph.nodes.find((n) => n.type === 'VARModelLoader').widgets[0].value = "
+            "'gone.pth'; app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();",
+            "wait": 900,
+        },
+        SEEN,
+        shot("gone"),
+    ],
+    "labels": [
+        {"until": "document.querySelector('.stepvar-classes option')"},
+        {"click": ".stepvar-classes input"},
+        {"type": "Pengu"},
+        {"press": "Enter"},
+        {"shoot": "classes", "of": ".stepvar-classes", "margin": 90},
+        {
+            "evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'VARClassLabel'); return { saved: "
+            "n.serialize().widgets_values, options: document.querySelectorAll('.stepvar-classes option').length };"
+        },
+    ],
 }
-START = {"dragged out": demo("Custom", (0.5, 0.3, 0, 0, 0, 0)), "shifted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0)), "pasted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0))}
-RUN = {"name": "ran", "workflow": demo(), "queue": True, "steps": [READY, NEAR, {"wait": 500}, SEEN, shot("timed"),
-       {"evaluate": "return app.nodeOutputs['6'].stepvar[0].scales.reduce((sum, s) => sum + s.seconds, 0);"}, {"drag": CAP, "to": at(1, 0.9)}, SEEN]}
+START = {
+    "dragged out": demo("Custom", (0.5, 0.3, 0, 0, 0, 0)),
+    "shifted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0)),
+    "pasted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0)),
+}
+RUN = {
+    "name": "ran",
+    "workflow": demo(),
+    "queue": True,
+    "steps": [
+        READY,
+        NEAR,
+        {"wait": 500},
+        SEEN,
+        shot("timed"),
+        {"evaluate": "return app.nodeOutputs['6'].stepvar[0].scales.reduce((sum, s) => sum + s.seconds, 0);"},
+        {"drag": CAP, "to": at(1, 0.9)},
+        SEEN,
+    ],
+}
 
-# Ctrl+Y with a frame of the editor between its two keys: it then looks for changes first, and one that nobody made ends redo
-REDO_IN_FRAMES = {"evaluate": """
+# Ctrl+Y with a frame of the editor between its two keys: it then looks for changes first, and one that nobody made
+# ends redo
+REDO_IN_FRAMES = {
+    "evaluate": """
 const key = (type, name) => window.dispatchEvent(new KeyboardEvent(type, { key: name, ctrlKey: true, bubbles: true }));
 key("keydown", "Control"); await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 30)));
-key("keydown", "y"); key("keyup", "y");""", "wait": 1500}
-REDONE = {"name": "redone", "workflow": demo(), "steps": [READY, NEAR, {"drag": CAP, "to": at(1, 0.8)}, UNDO, ratio_is(0.5), {"wait": 2000}, REDO_IN_FRAMES, SEEN]}
+key("keydown", "y"); key("keyup", "y");""",
+    "wait": 1500,
+}
+REDONE = {
+    "name": "redone",
+    "workflow": demo(),
+    "steps": [READY, NEAR, {"drag": CAP, "to": at(1, 0.8)}, UNDO, ratio_is(0.5), {"wait": 2000}, REDO_IN_FRAMES, SEEN],
+}
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def visit(request, frontend):
     """Job name -> what its looks at the editor saw, in order."""
-    jobs = [{"name": f"equalizer {name}", "workflow": START.get(name, demo()), "steps": [READY, *([] if name == "labels" else [NEAR]), *steps]}
-            for name, steps in JOBS.items()]
-    results = frontend.drive(request.param, [*jobs, RUN, REDONE], size=(1700, 1300), settings={"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
+    jobs = [
+        {
+            "name": f"equalizer {name}",
+            "workflow": START.get(name, demo()),
+            "steps": [READY, *([] if name == "labels" else [NEAR]), *steps],
+        }
+        for name, steps in JOBS.items()
+    ]
+    results = frontend.drive(
+        request.param,
+        [*jobs, RUN, REDONE],
+        size=(1700, 1300),
+        settings={"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"},
+    )
     for result in results:
-        assert result["packErrors"] == [] and [e for e in result["pageErrors"] if f"/extensions/{launch.PACK_NAME}/" in e] == [], result["name"]
-    return {result["name"].removeprefix("equalizer "): [seen for seen in result["steps"] if seen is not None] for result in results}
+        assert (
+            result["packErrors"] == []
+            and [e for e in result["pageErrors"] if f"/extensions/{launch.PACK_NAME}/" in e] == []
+        ), result["name"]
+    return {
+        result["name"].removeprefix("equalizer "): [seen for seen in result["steps"] if seen is not None]
+        for result in results
+    }
 
 
 def test_it_stands_above_the_ratios_and_saves_nothing(visit):
@@ -143,7 +298,15 @@ def test_it_stands_above_the_ratios_and_saves_nothing(visit):
 def test_bars_are_the_connected_models_scales(visit):
     seen, hovered = visit["opened"]
     assert seen["labels"] == ["\u22644\u00d74", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
-    assert seen["states"] == ["locked"] + 6 * ["free"] and seen["values"] == ["", "100", "100", "100", "100", "50", "50"]
+    assert seen["states"] == ["locked"] + 6 * ["free"] and seen["values"] == [
+        "",
+        "100",
+        "100",
+        "100",
+        "100",
+        "50",
+        "50",
+    ]
     assert sum(int(s.removesuffix("\u00a0%").removesuffix(" %")) for s in seen["shares"]) == pytest.approx(100, abs=3)
     assert seen["tokens"] == "468 of 680 tokens" and seen["speedup"] == "1.60×"
     assert hovered["readout"] == "13×13 · 25 % of the time · keeps 85 of 169"
@@ -152,27 +315,52 @@ def test_bars_are_the_connected_models_scales(visit):
 def test_sliders_speak(visit):
     sliders = visit["opened"][0]["sliders"]
     assert len(sliders) == 6 and all(s["tabindex"] == 0 and s["disabled"] == "false" for s in sliders)
-    assert sliders[5] == {"label": "Scale 10 of 10, 16×16 · 44 % of the time", "now": "50", "text": "keeps 128 of 256", "disabled": "false", "tabindex": 0}
+    assert sliders[5] == {
+        "label": "Scale 10 of 10, 16×16 · 44 % of the time",
+        "now": "50",
+        "text": "keeps 128 of 256",
+        "disabled": "false",
+        "tabindex": 0,
+    }
     assert sliders[0]["text"] == "keeps all 25"
 
 
 def test_a_drag_edits_the_ratio_and_is_one_step_of_history(visit):
     before, dragged, undone, redone, reloaded = visit["dragged"]
     ratio = dragged["ratios"][0]
-    assert ratio == near(0.8) and ratio == round(ratio, 2) and dragged["ratios"][1:] == [0.5, 0, 0, 0, 0] and dragged["preset"] == "Custom"
+    assert (
+        ratio == near(0.8)
+        and ratio == round(ratio, 2)
+        and dragged["ratios"][1:] == [0.5, 0, 0, 0, 0]
+        and dragged["preset"] == "Custom"
+    )
     assert dragged["saved"][:7] == ["Custom", ratio, 0.5, 0, 0, 0, 0] and len(dragged["saved"]) == len(before["saved"])
-    assert dragged["values"][-1] == str(round(100 - 100 * ratio)) and dragged["sliders"][-1]["text"] == f"keeps {256 - int(256 * ratio)} of 256"
+    assert (
+        dragged["values"][-1] == str(round(100 - 100 * ratio))
+        and dragged["sliders"][-1]["text"] == f"keeps {256 - int(256 * ratio)} of 256"
+    )
     assert dragged["undo"] == before["undo"] + 1
-    assert (undone["ratios"], undone["preset"], undone["values"]) == (before["ratios"], before["preset"], before["values"])
+    assert (undone["ratios"], undone["preset"], undone["values"]) == (
+        before["ratios"],
+        before["preset"],
+        before["values"],
+    )
     assert (redone["ratios"], redone["preset"]) == (dragged["ratios"], "Custom")
     assert reloaded["saved"] == dragged["saved"] and reloaded["values"] == dragged["values"]
 
 
 def test_a_scale_is_skipped_beyond_the_end_only(visit):
     out, up, next_bar, _ = visit["dragged out"]
-    assert out["ratios"][0] == 1 and out["states"][-1] == "skipped" and out["values"][-1] == "skip" and out["sliders"][-1]["text"] == "skipped"
+    assert (
+        out["ratios"][0] == 1
+        and out["states"][-1] == "skipped"
+        and out["values"][-1] == "skip"
+        and out["sliders"][-1]["text"] == "skipped"
+    )
     assert up["ratios"][0] == 0 and up["states"][-1] == "free"
-    assert next_bar["ratios"][:4] == near([0, 0.3, 0.4, 0]) and next_bar["undo"] == up["undo"] + 1, "one bar after the other"
+    assert next_bar["ratios"][:4] == near([0, 0.3, 0.4, 0]) and next_bar["undo"] == up["undo"] + 1, (
+        "one bar after the other"
+    )
 
 
 def test_shift_moves_all_bars_in_one_step(visit):
@@ -185,7 +373,9 @@ def test_a_double_click_goes_back_to_the_preset(visit):
     [seen] = visit["double-clicked"]
     assert seen["ratios"] == [0.5, 0.5, 0, 0, 0, 0] and seen["preset"] == "Balanced"
     *_, was_custom = visit["dragged out"]
-    assert was_custom["ratios"][:3] == near([0, 0, 0.4]) and was_custom["preset"] == "Custom", "without a preset, every token"
+    assert was_custom["ratios"][:3] == near([0, 0, 0.4]) and was_custom["preset"] == "Custom", (
+        "without a preset, every token"
+    )
 
 
 def test_the_keyboard_moves_bars(visit):
@@ -202,9 +392,15 @@ def test_bars_follow_the_widgets_and_the_preset(visit):
     ratio, preset, dragged = visit["widgets"]
     assert ratio["values"][-2] == "75" and ratio["preset"] == "Custom"
     # the paper's preset skips scales on Infinity only: what the bars show is what runs
-    assert preset["ratios"][:4] == [1, 1, 0.5, 0.4] and preset["values"][-4:] == ["61", "50", "50", "50"] and "skipped" not in preset["states"]
+    assert (
+        preset["ratios"][:4] == [1, 1, 0.5, 0.4]
+        and preset["values"][-4:] == ["61", "50", "50", "50"]
+        and "skipped" not in preset["states"]
+    )
     assert "pruned instead" in preset["readout"]
-    assert dragged["preset"] == "Custom" and dragged["ratios"] == near([0.5, 0.5, 0.25, 0.4, 0, 0]), "Custom goes on from what was seen"
+    assert dragged["preset"] == "Custom" and dragged["ratios"] == near([0.5, 0.5, 0.25, 0.4, 0, 0]), (
+        "Custom goes on from what was seen"
+    )
 
 
 def test_a_copy_is_a_node_of_its_own(visit):
@@ -221,14 +417,22 @@ def test_it_works_within_a_subgraph(visit):
 
 def test_a_linked_ratio_is_locked(visit):
     linked, after = visit["linked"]
-    assert linked["states"][-2] == "linked" and linked["sliders"][-2]["disabled"] == "true" and "link" in linked["sliders"][-2]["text"]
+    assert (
+        linked["states"][-2] == "linked"
+        and linked["sliders"][-2]["disabled"] == "true"
+        and "link" in linked["sliders"][-2]["text"]
+    )
     assert after["ratios"][:3] == near([0.7, 0.5, 0.2]), "the link's own bar stays; the others move"
     assert after["sliders"][-2]["now"] == "75", "as Custom, the link's value counts"
 
 
 def test_without_a_model_bars_are_plain(visit):
     alone, dragged, gone = visit["alone"]
-    assert alone["labels"] == ["", "", "", "", "", "last"] and alone["values"][-1] == "50" and alone["remark"] == "Connect a model to see its scales"
+    assert (
+        alone["labels"] == ["", "", "", "", "", "last"]
+        and alone["values"][-1] == "50"
+        and alone["remark"] == "Connect a model to see its scales"
+    )
     assert dragged["ratios"][0] == near(0.8) and dragged["preset"] == "Custom"
     assert gone["remark"].startswith("There is no model 'gone.pth'.") and int(gone["values"][-1]) in (19, 20, 21)
 

@@ -1,4 +1,5 @@
-"""HART among ComfyUI's own nodes, in a real server: its folders, its text encoder, text to image end to end, and what is refused."""
+"""HART among ComfyUI's own nodes, in a real server: its folders, its text encoder, text to image end to end, and what
+is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def models(comfy_server):
     return stand_ins.write_qwen2(folder / "text_encoders" / "tiny-qwen2")
 
 
-def pipeline(model: str = FOLDER, vae: str = "auto", encoder: str = ENCODER, prompt: str = PROMPT, **more) -> TextPipeline:
+def pipeline(
+    model: str = FOLDER, vae: str = "auto", encoder: str = ENCODER, prompt: str = PROMPT, **more
+) -> TextPipeline:
     return TextPipeline(model, vae, encoder, prompt, size="auto", **more)
 
 
@@ -45,13 +48,17 @@ def features(encoder, comfy, prompt: str, side: str) -> tuple[torch.Tensor, torc
     tokenizer.padding_side, tokenizer.pad_token = side, "<|endoftext|>"
     words = tokenizer(prompt, return_tensors="pt", padding="max_length", max_length=300, truncation=True)["input_ids"]
     source = ast.parse((launch.ROOT / "nodes" / "qwen2.py").read_text(encoding="utf-8"))
-    [instruction] = [ast.literal_eval(n.value) for n in source.body if isinstance(n, ast.Assign) and n.targets[0].id == "INSTRUCTION"]
+    [instruction] = [
+        ast.literal_eval(n.value) for n in source.body if isinstance(n, ast.Assign) and n.targets[0].id == "INSTRUCTION"
+    ]
     before = tokenizer(instruction, return_tensors="pt")["input_ids"]
     mask = words != tokenizer.pad_token_id
     whole = torch.cat([torch.ones_like(before, dtype=torch.bool), mask], 1)
     with torch.inference_mode():
-        hidden = encoder(torch.cat([before, words], 1), attention_mask=whole.long(), output_hidden_states=True).hidden_states[-1]
-    return hidden[:, before.shape[1]:], mask
+        hidden = encoder(
+            torch.cat([before, words], 1), attention_mask=whole.long(), output_hidden_states=True
+        ).hidden_states[-1]
+    return hidden[:, before.shape[1] :], mask
 
 
 # what works ---------------------------------------------------------------------------------------
@@ -59,7 +66,8 @@ def features(encoder, comfy, prompt: str, side: str) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, models, side):
-    """Prompt to picture: transformers' Qwen2, upstream's preparation and the headless core on one side, the nodes on the other."""
+    """Prompt to picture: transformers' Qwen2, upstream's preparation and the headless core on one side, the nodes on
+    the other."""
     folder = comfy.server.base / "models" / "var" / "tiny-hart"
     model, vae = sv.load_model(folder), sv.load_vae(folder)
     text, negative = (model.text_condition(*features(models, comfy, p, side)) for p in (PROMPT, "blurry"))
@@ -69,7 +77,12 @@ def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, 
         expected.append(sv.sample(model, vae, text, schedule=model.schedule(), negative=against, seed=1, **GREEDY))
         given = {} if against is None else {"negative": pipe.prompt("blurry")}
         sample = pipe.sample(**GREEDY, **given)
-        saved.append((pipe.add("SaveLatent", samples=sample, filename_prefix="hart"), pipe.add("SaveImage", images=pipe.decode(sample), filename_prefix="hart")))
+        saved.append(
+            (
+                pipe.add("SaveLatent", samples=sample, filename_prefix="hart"),
+                pipe.add("SaveImage", images=pipe.decode(sample), filename_prefix="hart"),
+            )
+        )
     run = comfy.run(pipe.nodes)
     for (latent, picture), result in zip(saved, expected):
         found = load_file(comfy.server.base / "output" / run.outputs[latent]["latents"][0]["filename"])["latent_tensor"]
@@ -77,14 +90,21 @@ def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, 
         # the residual's first step multiplies rounding by 20291
         assert (difference < 1e-3).float().mean() > 0.99 and difference.max() < 0.2
         ours = pixels(comfy.images(run, picture))
-        assert ours.shape[-3:-1] == (256, 256) and np.abs(ours - (vae.decode(result.latent).numpy() * 255).astype(np.int64)).mean() < 0.5
+        assert (
+            ours.shape[-3:-1] == (256, 256)
+            and np.abs(ours - (vae.decode(result.latent).numpy() * 255).astype(np.int64)).mean() < 0.5
+        )
     assert (expected[0].latent - expected[1].latent).abs().mean() > 0.01, "a negative prompt changes the picture"
 
 
 def test_wherever_the_user_points(comfy, models):
     """The whole folder, its llm, the averaged file; the tokenizer is found beside them or chosen by hand."""
     found = {}
-    for model, vae in ((FOLDER, "auto"), ("tiny-hart/llm/ema_model.bin", "auto"), (FOLDER, "tiny-hart/tokenizer/model.safetensors")):
+    for model, vae in (
+        (FOLDER, "auto"),
+        ("tiny-hart/llm/ema_model.bin", "auto"),
+        (FOLDER, "tiny-hart/tokenizer/model.safetensors"),
+    ):
         assert model in comfy.choices("VARModelLoader", "model_name")
         pipe = pipeline(model, vae)
         found[model, vae] = pixels(comfy.images(comfy.run(pipe.save(pipe.decode(pipe.sample(**GREEDY))))))
@@ -111,9 +131,14 @@ def test_pruned_with_the_papers_preset(comfy, models):
 def test_the_equalizer_is_told_what_a_run_costs(comfy, models):
     plan = comfy.server.get(f"/stepvar/plan?model={FOLDER}")
     folder = comfy.server.base / "models" / "var" / "tiny-hart"
-    assert plan["family"] == "hart" and plan["default_cfg"] == 4.5 and [s["tokens"] for s in plan["scales"]] == [p * p for p in stand_ins.HART_SMALL]
+    assert (
+        plan["family"] == "hart"
+        and plan["default_cfg"] == 4.5
+        and [s["tokens"] for s in plan["scales"]] == [p * p for p in stand_ins.HART_SMALL]
+    )
     assert plan["cost"]["lead_tokens"] == 299 and {k: v for k, v in plan["cost"].items() if "bytes" not in k} == {
-        k: v for k, v in vars(sv.load_model(folder).cost()).items() if "bytes" not in k}  # bytes follow the dtype the host chose
+        k: v for k, v in vars(sv.load_model(folder).cost()).items() if "bytes" not in k
+    }  # bytes follow the dtype the host chose
 
 
 def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
@@ -121,16 +146,28 @@ def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
     first = pipe.sample(seed=3, top_k=-1)
     image = pipe.decode(first)
     encoded = [pipe.add("VAREncode", vae=pipe.vae, image=image, latent=pipe.latent, seed=0), 0]
-    latents = [first, pipe.sample(latent=first, start_at_scale=9, seed=3, top_k=-1), pipe.sample(latent=first, start_at_scale=4, seed=3, top_k=-1),
-               pipe.sample(latent=encoded, start_at_scale=7)]
+    latents = [
+        first,
+        pipe.sample(latent=first, start_at_scale=9, seed=3, top_k=-1),
+        pipe.sample(latent=first, start_at_scale=4, seed=3, top_k=-1),
+        pipe.sample(latent=encoded, start_at_scale=7),
+    ]
     saved = [pipe.add("SaveLatent", samples=x, filename_prefix="hart_again") for x in latents]
     run = comfy.run(pipe.nodes)
-    whole, kept, continued, fresh = (load_file(comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"])["latent_tensor"] for n in saved)
-    assert (whole - kept).abs().max() < 1e-4 and (whole - continued).abs().mean() < 1e-3 and (whole - fresh).abs().mean() > 1e-2
+    whole, kept, continued, fresh = (
+        load_file(comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"])["latent_tensor"]
+        for n in saved
+    )
+    assert (
+        (whole - kept).abs().max() < 1e-4
+        and (whole - continued).abs().mean() < 1e-3
+        and (whole - fresh).abs().mean() > 1e-2
+    )
 
 
 def test_what_codes_do_not_hold_survives_editing(comfy, models):
-    """Smoothed features and residuals: of the other pictures when one of a batch is changed, of a saved latent, of an encoded picture."""
+    """Smoothed features and residuals: of the other pictures when one of a batch is changed, of a saved latent, of an
+    encoded picture."""
     pipe = pipeline(batch=2)
     first = pipe.sample(seed=3, top_k=-1)
     nothing = [pipe.add("SolidMask", value=0.0, width=256, height=256), 0]
@@ -147,28 +184,56 @@ def test_what_codes_do_not_hold_survives_editing(comfy, models):
     run = comfy.run(pipe.nodes)
     files = [comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"] for n in saved]
     before, kept, edited, after, picture, still = (load_file(file)["latent_tensor"] for file in files)
-    assert (before - kept).abs().max() < 1e-4 and (edited - after).abs().max() < 1e-4 and (picture - still).abs().max() < 1e-4
+    assert (
+        (before - kept).abs().max() < 1e-4
+        and (edited - after).abs().max() < 1e-4
+        and (picture - still).abs().max() < 1e-4
+    )
     assert (before - edited).abs().max() > 0.1
     (comfy.server.base / "input" / "again.latent").write_bytes(files[0].read_bytes())
     pipe = pipeline(batch=2)
     loaded = [pipe.add("LoadLatent", latent="again.latent"), 0]
-    again = pipe.add("SaveLatent", samples=pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=loaded, mask=[pipe.add(
-        "SolidMask", value=0.0, width=256, height=256), 0]), 0], seed=9, top_k=-1), filename_prefix="hart_loaded")
-    found = load_file(comfy.server.base / "output" / comfy.run(pipe.nodes).outputs[again]["latents"][0]["filename"])["latent_tensor"]
+    again = pipe.add(
+        "SaveLatent",
+        samples=pipe.sample(
+            latent=[
+                pipe.add(
+                    "SetLatentNoiseMask",
+                    samples=loaded,
+                    mask=[pipe.add("SolidMask", value=0.0, width=256, height=256), 0],
+                ),
+                0,
+            ],
+            seed=9,
+            top_k=-1,
+        ),
+        filename_prefix="hart_loaded",
+    )
+    found = load_file(comfy.server.base / "output" / comfy.run(pipe.nodes).outputs[again]["latents"][0]["filename"])[
+        "latent_tensor"
+    ]
     assert (found - before).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("options", [(), ("--novram",)], ids=["all of it fits", "nothing fits"])
 def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, tmp_path_factory, options):
-    """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where they must."""
+    """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where
+    they must."""
+
     def drawn(client):
         pipe = pipeline(dtype="fp32")
         run = client.run(pipe.save(pipe.decode(pipe.sample(pipe.prune(preset="Paper \u00b7 HART"), **GREEDY))))
         return pixels(client.images(run))
 
     here = drawn(comfy)
-    for server in start_comfyui(comfy_server.comfyui, tmp_path_factory, "--force-fp32", "--fp32-vae", *options,
-                                environment=second_device | {"SECOND_DEVICE_MIB": "4096"}):
+    for server in start_comfyui(
+        comfy_server.comfyui,
+        tmp_path_factory,
+        "--force-fp32",
+        "--fp32-vae",
+        *options,
+        environment=second_device | {"SECOND_DEVICE_MIB": "4096"},
+    ):
         folder = server.base / "models"
         for name in ("var", "text_encoders"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -186,7 +251,9 @@ def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, 
 def test_parts_that_do_not_belong(comfy, models):
     stand_ins.write_vae(comfy.model_folder("vae") / "vae_ch160v4096z32.pth")
     comfy.object_info(refresh=True)
-    assert "this model predicts 64 codes of 32 channels with residuals" in error_of(comfy, pipeline(vae="vae_ch160v4096z32.pth").picture())
+    assert "this model predicts 64 codes of 32 channels with residuals" in error_of(
+        comfy, pipeline(vae="vae_ch160v4096z32.pth").picture()
+    )
     lonely = comfy.model_folder("var") / "lonely-hart"
     (lonely / "llm").mkdir(parents=True, exist_ok=True)
     for file in ("ema_model.bin", "config.json"):
@@ -194,7 +261,10 @@ def test_parts_that_do_not_belong(comfy, models):
     comfy.object_info(refresh=True)
     assert "Keep HART's folders llm and tokenizer side by side" in error_of(comfy, pipeline("lonely-hart/").picture())
     pipe = pipeline()
-    pipe.latent = [pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio="16:9", size="auto", seconds=5.0, batch_size=1), 0]
+    pipe.latent = [
+        pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio="16:9", size="auto", seconds=5.0, batch_size=1),
+        0,
+    ]
     assert "HART makes square pictures" in error_of(comfy, pipe.picture())
 
 
@@ -205,10 +275,16 @@ def test_wrong_text_encoders_are_named(comfy, models):
     files = {
         "without_tokenizer/model.safetensors": (whole, "no readable tokenizer_config.json"),
         "qwen3.safetensors": (whole | {"layers.0.self_attn.q_norm.weight": torch.ones(8)}, "such as Qwen3 or Llama"),
-        "llama.safetensors": ({k: v for k, v in whole.items() if not k.startswith(q + ".bias")}, "such as Qwen3 or Llama"),
+        "llama.safetensors": (
+            {k: v for k, v in whole.items() if not k.startswith(q + ".bias")},
+            "such as Qwen3 or Llama",
+        ),
         "qwen7b.safetensors": (whole | {"embed_tokens.weight": torch.zeros(4, 3584)}, "Qwen2 7B (3584 channels)"),
         "part.safetensors": ({k: v for k, v in whole.items() if "embed" not in k}, "no whole Qwen2"),
-        "t5.safetensors": ({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(4, 4)}, "a T5 or CLIP text encoder"),
+        "t5.safetensors": (
+            {"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(4, 4)},
+            "a T5 or CLIP text encoder",
+        ),
         "holes/model.safetensors": ({k: v for k, v in whole.items() if "mlp.gate" not in k}, "missing"),
     }
     for name, (tensors, words) in files.items():

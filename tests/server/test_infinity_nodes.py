@@ -1,4 +1,5 @@
-"""Infinity among ComfyUI's own nodes, in a real server: text to image end to end, and what is refused with which words."""
+"""Infinity among ComfyUI's own nodes, in a real server: text to image end to end, and what is refused with which
+words."""
 
 from __future__ import annotations
 
@@ -30,8 +31,23 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "infinity"
 SMALL = {"i2b": ("tiny/i2b.pth", "tiny_i2b_vae.pth"), "i8b": ("tiny/i8b.pth", "tiny_i8b_vae.pth")}
 T5 = "tiny-t5/"
 PROMPT = "a red fox in the snow, at dawn"
-ASPECT_RATIOS = {"1:1": 1.0, "5:4": 1.25, "4:5": 0.8, "4:3": 4 / 3, "3:4": 0.75, "3:2": 1.5, "2:3": 2 / 3, "16:9": 1.75, "9:16": 4 / 7,
-                 "2:1": 2.0, "1:2": 0.5, "5:2": 2.5, "2:5": 0.4, "3:1": 3.0, "1:3": 1 / 3}
+ASPECT_RATIOS = {
+    "1:1": 1.0,
+    "5:4": 1.25,
+    "4:5": 0.8,
+    "4:3": 4 / 3,
+    "3:4": 0.75,
+    "3:2": 1.5,
+    "2:3": 2 / 3,
+    "16:9": 1.75,
+    "9:16": 4 / 7,
+    "2:1": 2.0,
+    "1:2": 0.5,
+    "5:2": 2.5,
+    "2:5": 0.4,
+    "3:1": 3.0,
+    "1:3": 1 / 3,
+}
 GREEDY = {"top_k": 1, "cfg": 3.0, "temperature": 0.5}
 
 
@@ -67,7 +83,10 @@ def trace_of(run, sample) -> dict:
 
 
 def saved_latents(comfy, run, nodes) -> list[torch.Tensor]:
-    return [load_file(comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"])["latent_tensor"] for n in nodes]
+    return [
+        load_file(comfy.server.base / "output" / run.outputs[n]["latents"][0]["filename"])["latent_tensor"]
+        for n in nodes
+    ]
 
 
 # what works ---------------------------------------------------------------------------------------
@@ -85,7 +104,9 @@ def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, 
         result = sv.sample(model, vae, text, schedule=model.schedule(size="0.06M"), negative=against, **GREEDY)
         expected.append(vae.decode(result.latent))
         given = {} if against is None else {"negative": pipe.prompt("blurry")}
-        saved.append(pipe.add("SaveImage", images=pipe.decode(pipe.sample(**GREEDY, **given)), filename_prefix="infinity"))
+        saved.append(
+            pipe.add("SaveImage", images=pipe.decode(pipe.sample(**GREEDY, **given)), filename_prefix="infinity")
+        )
     run = comfy.run(pipe.nodes)
     for node, picture in zip(saved, expected):
         assert np.abs(pixels(comfy.images(run, node)) - (picture.numpy() * 255).astype(np.int64)).max() <= 1
@@ -93,20 +114,38 @@ def test_the_server_draws_what_the_core_draws_from_transformers_features(comfy, 
 
 
 # as typed, and what T5 reads
-WEIGHTED = {"a (red:1.3) fox ((in the snow:0.8), at dawn :1.2)": "a red fox in the snow, at dawn ",
-            "a (red) fox (at 12:30)": "a (red) fox (at 12:30)", "a \\(red\\) fox": "a (red) fox", "(a:.5) (b:-1)(c: 2.)": "a bc", "((((:1": "((((:1"}
+WEIGHTED = {
+    "a (red:1.3) fox ((in the snow:0.8), at dawn :1.2)": "a red fox in the snow, at dawn ",
+    "a (red) fox (at 12:30)": "a (red) fox (at 12:30)",
+    "a \\(red\\) fox": "a (red) fox",
+    "(a:.5) (b:-1)(c: 2.)": "a bc",
+    "((((:1": "((((:1",
+}
 PROMPTS = ["", PROMPT, "Ein Fuchs \u2013 na\u00efve caf\u00e9, 12:30 (at noon); <b>\n\n two  spaces", "word " * 700]
 
 
 @pytest.fixture(scope="module")
 def encoded(comfy_server, models, tmp_path_factory):
     """encoded(names): features our CLIP objects give, and what they say of themselves, from a process of its own."""
+
     def run(*names: str) -> tuple[dict, dict]:
         out = tmp_path_factory.mktemp("t5") / "found.safetensors"
         task = {"encoders": names, "prompts": PROMPTS, "tokenize": list(WEIGHTED)}
-        done = subprocess.run([sys.executable, str(Path(__file__).with_name("compare_t5.py")), str(launch.ROOT), str(comfy_server.comfyui),
-                               str(comfy_server.base / "models" / "text_encoders"), str(out)],
-                              input=json.dumps(task), text=True, capture_output=True, timeout=300, cwd=tmp_path_factory.mktemp("cwd"))
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("compare_t5.py")),
+                str(launch.ROOT),
+                str(comfy_server.comfyui),
+                str(comfy_server.base / "models" / "text_encoders"),
+                str(out),
+            ],
+            input=json.dumps(task),
+            text=True,
+            capture_output=True,
+            timeout=300,
+            cwd=tmp_path_factory.mktemp("cwd"),
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         with safe_open(out, framework="pt") as file:
             return load_file(out), json.loads(file.metadata()["about"])
@@ -121,7 +160,10 @@ def encoder_files(folder: Path) -> dict[str, str]:
         tensors |= load_file(shard)
     encoder = {k: v for k, v in tensors.items() if not k.startswith(("decoder.", "lm_head."))}
     renamed = {("encoder.embed_tokens.weight" if k == "shared.weight" else k): v for k, v in encoder.items()}
-    matrices = {k: v.to(torch.float8_e4m3fn) if v.ndim == 2 and "relative" not in k and "shared" not in k else v.half() for k, v in encoder.items()}
+    matrices = {
+        k: v.to(torch.float8_e4m3fn) if v.ndim == 2 and "relative" not in k and "shared" not in k else v.half()
+        for k, v in encoder.items()
+    }
     save_file(encoder, folder / "t5_fp32.safetensors")
     save_file({k: v.half() for k, v in renamed.items()}, folder / "t5_fp16.safetensors")
     save_file(matrices, folder / "t5_fp8.safetensors")
@@ -131,14 +173,22 @@ def encoder_files(folder: Path) -> dict[str, str]:
     keys = list(tensors)
     for i in (0, 1):
         torch.save({k: tensors[k] for k in keys[i::2]}, bins / f"pytorch_model-0000{i + 1}-of-00002.bin")
-    (bins / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {
-        k: f"pytorch_model-0000{n % 2 + 1}-of-00002.bin" for n, k in enumerate(keys)}}))
-    return {"folder": T5, "fp32": "t5_fp32.safetensors", "fp16": "t5_fp16.safetensors", "whole": "t5_whole.pth", "bin": "tiny-t5-bin/",
-            "fp8": "t5_fp8.safetensors"}
+    (bins / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {k: f"pytorch_model-0000{n % 2 + 1}-of-00002.bin" for n, k in enumerate(keys)}})
+    )
+    return {
+        "folder": T5,
+        "fp32": "t5_fp32.safetensors",
+        "fp16": "t5_fp16.safetensors",
+        "whole": "t5_whole.pth",
+        "bin": "tiny-t5-bin/",
+        "fp8": "t5_fp8.safetensors",
+    }
 
 
 def test_our_clip_agrees_with_transformers(comfy_server, models, encoded):
-    """Ids and hidden states of every form of the file; eight-bit matrices stay eight bits and are read as rounded, not more."""
+    """Ids and hidden states of every form of the file; eight-bit matrices stay eight bits and are read as rounded,
+    not more."""
     from transformers import T5TokenizerFast
 
     files = encoder_files(comfy_server.base / "models" / "text_encoders")
@@ -153,13 +203,21 @@ def test_our_clip_agrees_with_transformers(comfy_server, models, encoded):
         ids = tokenizer(prompt, truncation=True, max_length=512)["input_ids"]
         assert about["ids"][str(i)] == ids and len(ids) == (1, len(ids), len(ids), 512)[i] and ids[-1] == 1
         with torch.inference_mode():
-            expected = {form: (rounded if form == "fp8" else models)(torch.tensor([ids])).last_hidden_state for form in files}
+            expected = {
+                form: (rounded if form == "fp8" else models)(torch.tensor([ids])).last_hidden_state for form in files
+            }
         for form, name in files.items():
             assert found[f"{name}|{i}"].shape == (1, len(ids), 256)
-            assert (found[f"{name}|{i}"] - expected[form]).abs().max() < 1e-5 * expected[form].abs().max(), (form, prompt[:20])
+            assert (found[f"{name}|{i}"] - expected[form]).abs().max() < 1e-5 * expected[form].abs().max(), (
+                form,
+                prompt[:20],
+            )
     assert about["tokenized"] == [tokenizer(text)["input_ids"] for text in WEIGHTED.values()]
     refusal = about["read"].pop("two for three")
-    assert about["read"] == {"one for three": [5, 5, 5], "two, masked": [2, 5]} and "holds 2 prompts; the batch has 3 pictures" in refusal
+    assert (
+        about["read"] == {"one for three": [5, 5, 5], "two, masked": [2, 5]}
+        and "holds 2 prompts; the batch has 3 pictures" in refusal
+    )
     assert about["stored"][files["fp8"]] == ["torch.float16", "torch.float8_e4m3fn"]
     assert about["stored"][files["fp32"]] == about["stored"][files["fp16"]] == ["torch.float16"]
 
@@ -188,7 +246,9 @@ def test_a_large_preview_is_small_and_a_wide_one_is_wide(comfy, models):
     comfy.object_info(refresh=True)
     run = comfy.run(pipe.picture(pipe.sample(pipe.prune(preset="Fastest"))), preview_method="auto")
     width, height = run.previews[-1].image().size
-    assert max(width, height) <= 512 and width / height == pytest.approx(1344 / 768, abs=0.05)  # whole cells of 16 pixels
+    assert max(width, height) <= 512 and width / height == pytest.approx(
+        1344 / 768, abs=0.05
+    )  # whole cells of 16 pixels
     assert comfy.images(run)[0].size == (1344, 768)
 
 
@@ -218,12 +278,18 @@ def test_presets_skip_the_last_scales_at_full_size_only(comfy, models):
 
 def test_late_guidance_composes_with_a_preset(comfy, pipe):
     """One half in the last two scales: another picture of the same tokens, and still the same one twice."""
-    latents = [pipe.sample(pipe.prune(preset="Faithful", guidance_late=half, guidance_late_scales=n), **GREEDY)
-               for half, n in (("both", 0), ("conditional", 2), ("conditional", 2))]
+    latents = [
+        pipe.sample(pipe.prune(preset="Faithful", guidance_late=half, guidance_late_scales=n), **GREEDY)
+        for half, n in (("both", 0), ("conditional", 2), ("conditional", 2))
+    ]
     saved = [pipe.add("SaveLatent", samples=latent, filename_prefix="late") for latent in latents]
     run = comfy.run(pipe.nodes)
     both, late, again = saved_latents(comfy, run, saved)
-    assert trace_of(run, latents[0])["scales"][-1]["tokens_run"] == trace_of(run, latents[1])["scales"][-1]["tokens_run"] == 26
+    assert (
+        trace_of(run, latents[0])["scales"][-1]["tokens_run"]
+        == trace_of(run, latents[1])["scales"][-1]["tokens_run"]
+        == 26
+    )
     assert not torch.equal(both, late) and torch.equal(late, again)
 
 
@@ -235,20 +301,38 @@ def test_one_prompt_serves_a_batch_and_each_row_is_its_own_picture(comfy, pipe):
     pictures = pixels(comfy.images(run))
     assert len(pictures) == 2 and np.abs(pictures[0] - pictures[1]).mean() > 1
     second = [pipe.add("LatentFromBatch", samples=alone, batch_index=1, length=1), 0]
-    again = pipe.add("SaveImage", images=pipe.decode(pipe.sample(latent=second, seed=11, top_k=-1, start_at_scale=3)), filename_prefix="row")
+    again = pipe.add(
+        "SaveImage",
+        images=pipe.decode(pipe.sample(latent=second, seed=11, top_k=-1, start_at_scale=3)),
+        filename_prefix="row",
+    )
     assert np.abs(pixels(comfy.images(comfy.run(pipe.nodes), again))[0] - pictures[1]).max() <= 1
 
 
 def test_joined_averaged_and_emptied_prompts(comfy, pipe):
     """Concat reads both, Average blends, a zeroed negative is none at all; all of them draw."""
     fox, dog = pipe.prompt("a red fox"), pipe.prompt("dogs at noon")
-    positives = {"fox": fox, "dog": dog, "both": [pipe.add("ConditioningConcat", conditioning_to=fox, conditioning_from=dog), 0],
-                 "blend": [pipe.add("ConditioningAverage", conditioning_to=fox, conditioning_from=dog, conditioning_to_strength=0.5), 0],
-                 "all fox": [pipe.add("ConditioningAverage", conditioning_to=fox, conditioning_from=dog, conditioning_to_strength=1.0), 0]}
-    nodes = {name: pipe.add("SaveLatent", samples=pipe.sample(positive=positive, **GREEDY), filename_prefix="joined")
-             for name, positive in positives.items()}
+    positives = {
+        "fox": fox,
+        "dog": dog,
+        "both": [pipe.add("ConditioningConcat", conditioning_to=fox, conditioning_from=dog), 0],
+        "blend": [
+            pipe.add("ConditioningAverage", conditioning_to=fox, conditioning_from=dog, conditioning_to_strength=0.5),
+            0,
+        ],
+        "all fox": [
+            pipe.add("ConditioningAverage", conditioning_to=fox, conditioning_from=dog, conditioning_to_strength=1.0),
+            0,
+        ],
+    }
+    nodes = {
+        name: pipe.add("SaveLatent", samples=pipe.sample(positive=positive, **GREEDY), filename_prefix="joined")
+        for name, positive in positives.items()
+    }
     zero = [pipe.add("ConditioningZeroOut", conditioning=dog), 0]
-    nodes["zero negative"] = pipe.add("SaveLatent", samples=pipe.sample(positive=fox, negative=zero, **GREEDY), filename_prefix="joined")
+    nodes["zero negative"] = pipe.add(
+        "SaveLatent", samples=pipe.sample(positive=fox, negative=zero, **GREEDY), filename_prefix="joined"
+    )
     found = dict(zip(nodes, saved_latents(comfy, comfy.run(pipe.nodes), nodes.values())))
     assert torch.equal(found["fox"], found["all fox"]) and torch.equal(found["fox"], found["zero negative"])
     distinct = [found[name] for name in ("fox", "dog", "both", "blend")]
@@ -260,8 +344,15 @@ def test_image_to_image_keeps_the_first_scales(comfy, models, name):
     pipe = TextPipeline(*SMALL[name], T5, PROMPT)
     image = [pipe.add("LoadImage", image=ramp(comfy)), 0]
     encoded = [pipe.add("VAREncode", vae=pipe.vae, image=image, latent=pipe.latent, seed=0), 0]
-    saved = [pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="i") for x in
-             (encoded, pipe.sample(latent=encoded, start_at_scale=7), pipe.sample(latent=encoded, start_at_scale=4), pipe.sample())]
+    saved = [
+        pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="i")
+        for x in (
+            encoded,
+            pipe.sample(latent=encoded, start_at_scale=7),
+            pipe.sample(latent=encoded, start_at_scale=4),
+            pipe.sample(),
+        )
+    ]
     run = comfy.run(pipe.nodes)
     whole, kept, part, fresh = (pixels(comfy.images(run, node)) for node in saved)
     assert np.abs(whole - kept).max() <= 1
@@ -276,7 +367,10 @@ def test_masked_redraw_leaves_the_rest_alone(comfy, models, name):
     half = [pipe.add("SolidMask", value=1.0, width=128, height=256), 0]
     empty = [pipe.add("SolidMask", value=0.0, width=256, height=256), 0]
     left = [pipe.add("MaskComposite", destination=empty, source=half, x=0, y=0, operation="add"), 0]
-    latents = [encoded, *(pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=encoded, mask=m), 0]) for m in (empty, left))]
+    latents = [
+        encoded,
+        *(pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=encoded, mask=m), 0]) for m in (empty, left)),
+    ]
     saved = [pipe.add("SaveLatent", samples=x, filename_prefix="masked") for x in latents]
     given, nothing, redrawn = saved_latents(comfy, comfy.run(pipe.nodes), saved)
     assert (nothing - given).abs().max() < 1e-5
@@ -297,18 +391,25 @@ def test_empty_latents_of_every_ratio_and_size(comfy, pipe):
         for size in ("0.06M", "0.25M", "0.60M", "1M"):
             final = published(value, size).final
             wanted.append((16, final.h, final.w))
-            latent = [pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio=ratio, size=size, seconds=0.0, batch_size=1), 0]
+            latent = [
+                pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio=ratio, size=size, seconds=0.0, batch_size=1),
+                0,
+            ]
             nodes.append(pipe.add("SaveLatent", samples=latent, filename_prefix="empty"))
     for size, edge in (("auto", 64), ("256", 16), ("512", 32)):
         wanted.append((16, edge, edge))
-        latent = [pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio="1:1", size=size, seconds=0.0, batch_size=1), 0]
+        latent = [
+            pipe.add("EmptyVARLatent", model=pipe.model, aspect_ratio="1:1", size=size, seconds=0.0, batch_size=1),
+            0,
+        ]
         nodes.append(pipe.add("SaveLatent", samples=latent, filename_prefix="empty"))
     assert [tuple(x.shape[1:]) for x in saved_latents(comfy, comfy.run(pipe.nodes), nodes)] == wanted
     assert len({(h, w) for _, h, w in wanted}) == 60
 
 
 def test_shard_folders_fine_tunes_and_vaes_are_found(comfy, models):
-    """Shards in .bin and safetensors, a fine-tune nested as upstream's trainer saves it, and the VAE by the model's channels."""
+    """Shards in .bin and safetensors, a fine-tune nested as upstream's trainer saves it, and the VAE by the model's
+    channels."""
     stand_ins.write_t5(comfy.model_folder("text_encoders") / "small-t5")
     stand_ins.write_vae_2b(comfy.model_folder("vae") / "infinity_vae_d32_reg.pth")
     stand_ins.write_vae_8b(comfy.model_folder("vae") / "infinity_vae_d56_f8_14_patchify.pth")
@@ -316,7 +417,9 @@ def test_shard_folders_fine_tunes_and_vaes_are_found(comfy, models):
     stand_ins.write_infinity_8b(var / "eight_bin", "bin")
     stand_ins.write_infinity_8b(var / "eight_safe", "safetensors")
     stand_ins.write_infinity_2b(var / "small_2b.pth")
-    torch.save({"epoch": 1, "trainer": {"gpt_fsdp": torch.load(var / "small_2b.pth", weights_only=True)}}, var / "tuned.pth")
+    torch.save(
+        {"epoch": 1, "trainer": {"gpt_fsdp": torch.load(var / "small_2b.pth", weights_only=True)}}, var / "tuned.pth"
+    )
     comfy.object_info(refresh=True)
     found = {}
     for name in ("eight_bin/", "eight_safe/", "small_2b.pth", "tuned.pth"):
@@ -340,16 +443,28 @@ def test_another_familys_vae(comfy, models):
     assert "The VAE has 56 bits a token; this model predicts 16 bits a token" in message
 
 
-@pytest.mark.parametrize("change, words", [
-    ("ConditioningCombine", "remove Conditioning Combine, or write one prompt"), ("ConditioningZeroOut", "holds nothing (Conditioning Zero Out)"),
-    ("ConditioningSetArea", "is limited to an area"), ("ConditioningSetMask", "is limited to a mask"),
-    ("ConditioningSetTimestepRange", "is limited to a part of the run")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("ConditioningCombine", "remove Conditioning Combine, or write one prompt"),
+        ("ConditioningZeroOut", "holds nothing (Conditioning Zero Out)"),
+        ("ConditioningSetArea", "is limited to an area"),
+        ("ConditioningSetMask", "is limited to a mask"),
+        ("ConditioningSetTimestepRange", "is limited to a part of the run"),
+    ],
+)
 def test_conditionings_it_cannot_honour_are_named(comfy, pipe, change, words):
-    more = {"ConditioningCombine": {"conditioning_1": pipe.label, "conditioning_2": pipe.label},
-            "ConditioningSetArea": {"width": 64, "height": 64, "x": 0, "y": 0, "strength": 1.0},
-            "ConditioningSetTimestepRange": {"start": 0.0, "end": 0.5}}.get(change, {})
+    more = {
+        "ConditioningCombine": {"conditioning_1": pipe.label, "conditioning_2": pipe.label},
+        "ConditioningSetArea": {"width": 64, "height": 64, "x": 0, "y": 0, "strength": 1.0},
+        "ConditioningSetTimestepRange": {"start": 0.0, "end": 0.5},
+    }.get(change, {})
     if change == "ConditioningSetMask":
-        more = {"mask": [pipe.add("SolidMask", value=1.0, width=64, height=64), 0], "strength": 1.0, "set_cond_area": "default"}
+        more = {
+            "mask": [pipe.add("SolidMask", value=1.0, width=64, height=64), 0],
+            "strength": 1.0,
+            "set_cond_area": "default",
+        }
     if change != "ConditioningCombine":
         more["conditioning"] = pipe.label
     pipe.label = [pipe.add(change, **more), 0]
@@ -357,8 +472,12 @@ def test_conditionings_it_cannot_honour_are_named(comfy, pipe, change, words):
 
 
 def test_labels_text_and_other_encoders_on_the_wrong_model(comfy, pipe):
-    """A label on Infinity, text on VAR, a label node on Infinity, features of another width: each says what to connect."""
-    demo = [pipe.add("VARModelLoader", model_name="demo (bundled)", vae_name="auto", weight_dtype="auto", variant="auto"), 0]
+    """A label on Infinity, text on VAR, a label node on Infinity, features of another width: each says what to
+    connect."""
+    demo = [
+        pipe.add("VARModelLoader", model_name="demo (bundled)", vae_name="auto", weight_dtype="auto", variant="auto"),
+        0,
+    ]
     text, label = pipe.label, [pipe.add("VARClassLabel", model=demo, label="0"), 0]
     pipe.label = label
     assert "is class labels; this model reads text" in error_of(comfy, pipe.picture())
@@ -379,7 +498,10 @@ def test_labels_text_and_other_encoders_on_the_wrong_model(comfy, pipe):
         narrow = pipe.add("VARTextEncoderLoader", encoder_name="small-t5/", type="flan-t5-xl", encoder_name_2="none")
         foreign = [pipe.add("CLIPTextEncode", clip=[narrow, 0], text="a fox"), 0]
         message = error_of(comfy, pipe.picture(pipe.sample(**{where: foreign})))
-        assert f"The {where} conditioning has 32 channels; this model reads 256" in message and "Load VAR Text Encoder" in message
+        assert (
+            f"The {where} conditioning has 32 channels; this model reads 256" in message
+            and "Load VAR Text Encoder" in message
+        )
     assert comfy.run(TextPipeline(*SMALL["i2b"], T5).picture()).status == "success"
     assert text != label
 
@@ -401,8 +523,10 @@ def wrong_encoders(folder: Path) -> dict[str, tuple[str, ...]]:
             return (open, (str(folder / "was_run"), "w"))
 
     files = {
-        "umt5.safetensors": whole | {f"encoder.block.{i}.{bias}": whole[f"encoder.block.0.{bias}"].clone() for i in (1, 2)},
-        "xxl.safetensors": {k: v for k, v in whole.items() if k != "shared.weight"} | {"shared.weight": torch.zeros(4, 4096)},
+        "umt5.safetensors": whole
+        | {f"encoder.block.{i}.{bias}": whole[f"encoder.block.0.{bias}"].clone() for i in (1, 2)},
+        "xxl.safetensors": {k: v for k, v in whole.items() if k != "shared.weight"}
+        | {"shared.weight": torch.zeros(4, 4096)},
         "old.safetensors": whole | {"encoder.block.0.layer.1.DenseReluDense.wi.weight": torch.zeros(2, 2)},
         "clip_l.safetensors": {"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(4, 4)},
         "qwen.safetensors": {"model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4)},
@@ -416,15 +540,24 @@ def wrong_encoders(folder: Path) -> dict[str, tuple[str, ...]]:
     (folder / "cut.safetensors").write_bytes((folder / "t5_fp32.safetensors").read_bytes()[:2000])
     half = folder / "half"
     half.mkdir(exist_ok=True)
-    (half / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {
-        key: f"model-0000{i}-of-00002.safetensors" for key, i in (("a", 1), ("b", 2))}}))
+    (half / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {key: f"model-0000{i}-of-00002.safetensors" for key, i in (("a", 1), ("b", 2))}})
+    )
     save_file({"a": torch.zeros(1)}, half / "model-00001-of-00002.safetensors")
-    return {"umt5.safetensors": ("UMT5 or Pile-T5",), "xxl.safetensors": ("T5 XXL (4096 channels)", "2048 channels"),
-            "old.safetensors": ("first generation",), "clip_l.safetensors": ("a CLIP text encoder",),
-            "qwen.safetensors": ("a language model",), "foreign.safetensors": ("no whole T5", "conv.weight"),
-            "holes.safetensors": ("missing",), "scaled.safetensors": ("unexpected (scaled_fp8)",), "code.pt": ("refused on purpose",),
-            "cut.safetensors": ("damaged or incomplete",), "half/": ("lacks model-00002-of-00002.safetensors",),
-            "half/model-00001-of-00002.safetensors": ("choose the folder",)}
+    return {
+        "umt5.safetensors": ("UMT5 or Pile-T5",),
+        "xxl.safetensors": ("T5 XXL (4096 channels)", "2048 channels"),
+        "old.safetensors": ("first generation",),
+        "clip_l.safetensors": ("a CLIP text encoder",),
+        "qwen.safetensors": ("a language model",),
+        "foreign.safetensors": ("no whole T5", "conv.weight"),
+        "holes.safetensors": ("missing",),
+        "scaled.safetensors": ("unexpected (scaled_fp8)",),
+        "code.pt": ("refused on purpose",),
+        "cut.safetensors": ("damaged or incomplete",),
+        "half/": ("lacks model-00002-of-00002.safetensors",),
+        "half/model-00001-of-00002.safetensors": ("choose the folder",),
+    }
 
 
 def test_wrong_text_encoders_are_named_and_never_run(comfy, models):

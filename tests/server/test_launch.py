@@ -1,4 +1,5 @@
 """The launcher: what `demo` does once its server is up, and what it says when something is in the way."""
+
 import socket
 import sys
 
@@ -51,7 +52,11 @@ def test_requirements_are_read_as_pip_reads_them(tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("torch\naiohttp>=3.11.8  # server\n\n# optional\ncomfy-angle\npydantic~=2.0\n")
     assert launch.requirement_lines(file) == ["torch", "aiohttp>=3.11.8", "pydantic~=2.0"]
-    assert [launch.requirement_name(line) for line in launch.requirement_lines(file)] == ["torch", "aiohttp", "pydantic"]
+    assert [launch.requirement_name(line) for line in launch.requirement_lines(file)] == [
+        "torch",
+        "aiohttp",
+        "pydantic",
+    ]
 
 
 def test_the_reason_for_missing_browser_tests_says_what_to_do(monkeypatch):

@@ -1,4 +1,5 @@
 """The registry's own source checks find nothing to forbid."""
+
 import shutil
 
 import pytest

@@ -15,7 +15,11 @@ LOCALES = sorted((launch.ROOT / "locales").glob("*/nodeDefs.json"))
 @pytest.mark.parametrize("path", LOCALES, ids=lambda p: p.parent.name)
 def test_a_translation_is_complete(comfy, path):
     translated = json.loads(path.read_text(encoding="utf-8"))
-    ours = {name: info for name, info in comfy.object_info().items() if info["python_module"] == f"custom_nodes.{launch.PACK_NAME}"}
+    ours = {
+        name: info
+        for name, info in comfy.object_info().items()
+        if info["python_module"] == f"custom_nodes.{launch.PACK_NAME}"
+    }
     assert set(translated) == set(ours)
     for name, info in ours.items():
         entry = translated[name]
@@ -23,7 +27,9 @@ def test_a_translation_is_complete(comfy, path):
         assert set(entry["inputs"]) == set(inputs), name
         assert set(entry["outputs"]) == {str(i) for i in range(len(info["output"]))}, name
         assert entry["display_name"] and entry["description"]
-        assert all(part["name"] and part["tooltip"] for part in (*entry["inputs"].values(), *entry["outputs"].values())), name
+        assert all(
+            part["name"] and part["tooltip"] for part in (*entry["inputs"].values(), *entry["outputs"].values())
+        ), name
 
 
 def test_the_server_hands_translations_out(comfy):

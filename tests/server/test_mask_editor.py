@@ -1,4 +1,5 @@
 """The stock mask editor drives `protect`: a picture is copied, painted on and drawn again, in both renderers."""
+
 from __future__ import annotations
 
 import base64
@@ -35,8 +36,10 @@ def entry(renderer: str, words: str) -> str:
 
 
 COPIED = {"until": "navigator.clipboard.read().then((items) => items.some((item) => item.types.includes('image/png')))"}
-PASTE = {"classic": [{"click": "#picture", "wait": 400}, {"press": "Control+v"}],
-         "vue": [{"click": "#picture", "button": "right", "wait": 600}, {"click": entry("vue", "Paste Image")}]}
+PASTE = {
+    "classic": [{"click": "#picture", "wait": 400}, {"press": "Control+v"}],
+    "vue": [{"click": "#picture", "button": "right", "wait": 600}, {"click": entry("vue", "Paste Image")}],
+}
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
@@ -48,23 +51,41 @@ def by_hand(request, frontend):
     workflow = json.loads((launch.ROOT / "workflows" / "StepVAR_painted_protection.json").read_text(encoding="utf-8"))
     renderer = request.param
     steps = [
-        {"evaluate": MARK % (SAVED, "saved")}, {"evaluate": MARK % (PICTURE, "picture")},
-        {"click": "#saved", "button": "right", "wait": 600}, {"click": entry(renderer, "Copy Image"), "wait": 300}, COPIED,
-        *PASTE[renderer], PASTED, {"wait": 300},
-        {"click": "#picture", "button": "right", "wait": 600}, {"click": entry(renderer, "Open in Mask")},
+        {"evaluate": MARK % (SAVED, "saved")},
+        {"evaluate": MARK % (PICTURE, "picture")},
+        {"click": "#saved", "button": "right", "wait": 600},
+        {"click": entry(renderer, "Copy Image"), "wait": 300},
+        COPIED,
+        *PASTE[renderer],
+        PASTED,
+        {"wait": 300},
+        {"click": "#picture", "button": "right", "wait": 600},
+        {"click": entry(renderer, "Open in Mask")},
         {"until": f"document.querySelector('{CANVAS}')?.getBoundingClientRect().width > 300", "wait": 500},
-        {"drag": [CANVAS, 0.2, 0.2], "to": [CANVAS, 0.2, 0.7], "wait": 500}, {"shoot": "painting"},
-        {"click": f"{EDITOR} button:has-text('Save')"}, SAVED_MASK, {"until": f"!document.querySelector('{EDITOR}')"},
-        {"evaluate": f"return {NAME}"}]
-    before, after = frontend.drive(renderer, [
-        {"name": "mask editor", "workflow": workflow, "queue": True, "steps": [{"evaluate": OUTPUT}, *steps]},
-        {"name": "mask editor ran", "queue": True, "evaluate": OUTPUT}])
+        {"drag": [CANVAS, 0.2, 0.2], "to": [CANVAS, 0.2, 0.7], "wait": 500},
+        {"shoot": "painting"},
+        {"click": f"{EDITOR} button:has-text('Save')"},
+        SAVED_MASK,
+        {"until": f"!document.querySelector('{EDITOR}')"},
+        {"evaluate": f"return {NAME}"},
+    ]
+    before, after = frontend.drive(
+        renderer,
+        [
+            {"name": "mask editor", "workflow": workflow, "queue": True, "steps": [{"evaluate": OUTPUT}, *steps]},
+            {"name": "mask editor ran", "queue": True, "evaluate": OUTPUT},
+        ],
+    )
     first, saved = [answer for answer in before["steps"] if answer]
     return {"first": first, "second": after["value"], "saved": saved, "runs": [before, after]}
 
 
 def kept(scale: dict) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(base64.b64decode(scale["kept"]), dtype=np.uint8))[:16 * 16].reshape(16, 16).astype(bool)
+    return (
+        np.unpackbits(np.frombuffer(base64.b64decode(scale["kept"]), dtype=np.uint8))[: 16 * 16]
+        .reshape(16, 16)
+        .astype(bool)
+    )
 
 
 def test_a_painted_mask_is_where_every_token_runs(comfy, by_hand):

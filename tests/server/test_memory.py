@@ -1,4 +1,5 @@
 """Models ride the host's memory management: weights that do not fit, memory that runs out, the host's own switches."""
+
 import json
 import os
 import subprocess
@@ -15,12 +16,18 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def inside(comfy_server):
     """Runs a check of inside_comfyui.py and returns what it found."""
+
     def run(check: str) -> dict:
         environment = os.environ | {"PYTHONUTF8": "1"}
         environment.pop("PYTHONPATH", None)
-        done = subprocess.run([str(comfy_server.python), str(Path(__file__).with_name("inside_comfyui.py")), str(launch.ROOT), check],
-                              cwd=comfy_server.comfyui, env=environment | {"PYTHONPATH": str(comfy_server.comfyui)},
-                              capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [str(comfy_server.python), str(Path(__file__).with_name("inside_comfyui.py")), str(launch.ROOT), check],
+            cwd=comfy_server.comfyui,
+            env=environment | {"PYTHONPATH": str(comfy_server.comfyui)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -77,14 +77,18 @@ def test_previews_change_no_pixel(comfy, pipe):
     shown = comfy.run(pipe.picture(pipe.sample(seed=9, top_k=-1)), preview_method="auto")
     comfy.forget()
     hidden = comfy.run(Pipeline(*TINY).nodes | pipe.nodes, preview_method="none")
-    if "preview_method" in (comfy.server.comfyui / "execution.py").read_text(encoding="utf-8"):  # older hosts know it at start only
+    if "preview_method" in (comfy.server.comfyui / "execution.py").read_text(
+        encoding="utf-8"
+    ):  # older hosts know it at start only
         assert not hidden.previews
     assert (pixels(comfy.images(shown)) == pixels(comfy.images(hidden))).all()
 
 
 def test_zero_ratios_and_off_draw_the_dense_picture(comfy, pipe):
-    pictures = [pipe.decode(pipe.sample(model, seed=3, top_k=-1)) for model in
-                (None, pipe.prune(), pipe.prune(preset="Off", ratio_1=0.9))]
+    pictures = [
+        pipe.decode(pipe.sample(model, seed=3, top_k=-1))
+        for model in (None, pipe.prune(), pipe.prune(preset="Off", ratio_1=0.9))
+    ]
     for picture in pictures:
         graph = pipe.save(picture)
     run = comfy.run(graph)
@@ -116,25 +120,33 @@ def test_the_overlay_darkens_exactly_the_pruned_cells(comfy, pipe):
     kept = pixels(comfy.images(run, saved))[..., 0] > 127
     assert kept.reshape(2, 4, 16, 4, 16).mean((2, 4)).sum((1, 2)).tolist() == [8.0, 8.0]
     shown = pixels(comfy.images(run, overlay))
-    assert (np.abs(shown[~kept] - np.array([15, 23, 64])) <= 1).all(), "pruned cells are the overlay's blue at full opacity"
+    assert (np.abs(shown[~kept] - np.array([15, 23, 64])) <= 1).all(), (
+        "pruned cells are the overlay's blue at full opacity"
+    )
 
 
 @pytest.mark.parametrize("layer", ["structure", "texture", "importance"])
 def test_the_overlay_shows_scores(comfy, pipe, layer):
     sample = pipe.sample(pipe.prune(ratio_1=0.5))
-    overlay = pipe.add("StepVARMaskOverlay", image=pipe.decode(sample), trace=[sample[0], 1], scale=3, layer=layer, opacity=0.5)
+    overlay = pipe.add(
+        "StepVARMaskOverlay", image=pipe.decode(sample), trace=[sample[0], 1], scale=3, layer=layer, opacity=0.5
+    )
     assert len(comfy.images(comfy.run(pipe.nodes), overlay)) == 2
 
 
 def test_scores_of_a_dense_scale_are_refused_with_the_remedy(comfy, pipe):
     sample = pipe.sample()
-    pipe.add("StepVARMaskOverlay", image=pipe.decode(sample), trace=[sample[0], 1], scale=-1, layer="texture", opacity=0.5)
+    pipe.add(
+        "StepVARMaskOverlay", image=pipe.decode(sample), trace=[sample[0], 1], scale=-1, layer="texture", opacity=0.5
+    )
     assert "ran without pruning" in error_of(comfy, pipe.nodes)
 
 
 def test_tiled_decode_is_the_whole_picture(comfy, pipe):
     sample = pipe.sample()
-    whole, tiled = (pipe.add("SaveImage", images=pipe.decode(sample, tiled), filename_prefix="t") for tiled in (False, True))
+    whole, tiled = (
+        pipe.add("SaveImage", images=pipe.decode(sample, tiled), filename_prefix="t") for tiled in (False, True)
+    )
     run = comfy.run(pipe.nodes)
     assert (pixels(comfy.images(run, whole)) == pixels(comfy.images(run, tiled))).all()
 
@@ -149,7 +161,9 @@ def test_a_row_taken_from_a_batch_is_the_same_picture_and_keeps_its_codes(comfy,
     pipe.label = label
     a, b = (pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="r") for x in (both, again))
     run = comfy.run(pipe.nodes)
-    assert np.abs(pixels(comfy.images(run, a))[1] - pixels(comfy.images(run, b))[0]).max() <= 1  # a batch decodes in another order
+    assert (
+        np.abs(pixels(comfy.images(run, a))[1] - pixels(comfy.images(run, b))[0]).max() <= 1
+    )  # a batch decodes in another order
 
 
 def test_repeated_and_flipped_latents(comfy, pipe):
@@ -157,8 +171,12 @@ def test_repeated_and_flipped_latents(comfy, pipe):
     first = pipe.sample(seed=4)
     repeated = [pipe.add("RepeatLatentBatch", samples=first, amount=2), 0]
     flipped = [pipe.add("LatentFlip", samples=first, flip_method="x-axis: vertically"), 0]
-    saved = {name: pipe.add("SaveImage", images=pipe.decode(pipe.sample(latent=latent, start_at_scale=4)), filename_prefix="r")
-             for name, latent in (("first", first), ("repeated", repeated), ("flipped", flipped))}
+    saved = {
+        name: pipe.add(
+            "SaveImage", images=pipe.decode(pipe.sample(latent=latent, start_at_scale=4)), filename_prefix="r"
+        )
+        for name, latent in (("first", first), ("repeated", repeated), ("flipped", flipped))
+    }
     run = comfy.run(pipe.nodes)
     found = {name: pixels(comfy.images(run, node)) for name, node in saved.items()}
     assert (found["repeated"][:2] == found["first"]).all() and (found["repeated"][2:] == found["first"]).all()
@@ -185,11 +203,16 @@ def test_a_saved_latent_is_loaded_and_continued(comfy, comfy_server, pipe):
     run = comfy.run(pipe.picture(whole))
     [expected] = [pixels(comfy.images(run))]
     file = run.outputs[saved]["latents"][0]
-    (comfy_server.base / "input" / "kept.latent").write_bytes((comfy_server.base / "output" / file["subfolder"] / file["filename"]).read_bytes())
+    (comfy_server.base / "input" / "kept.latent").write_bytes(
+        (comfy_server.base / "output" / file["subfolder"] / file["filename"]).read_bytes()
+    )
     comfy.object_info(refresh=True)
     again = Pipeline(*TINY)
     loaded = [again.add("LoadLatent", latent="kept.latent"), 0]
-    shown = [again.add("SaveImage", images=again.decode(x), filename_prefix="l") for x in (loaded, again.sample(latent=loaded, start_at_scale=2))]
+    shown = [
+        again.add("SaveImage", images=again.decode(x), filename_prefix="l")
+        for x in (loaded, again.sample(latent=loaded, start_at_scale=2))
+    ]
     run = comfy.run(again.nodes)
     assert np.abs(pixels(comfy.images(run, shown[0])) - expected).max() <= 1
     assert pixels(comfy.images(run, shown[1])).shape == expected.shape
@@ -197,8 +220,14 @@ def test_a_saved_latent_is_loaded_and_continued(comfy, comfy_server, pipe):
 
 def picture_file(comfy, name: str = "given.png") -> str:
     ramp = np.linspace(0, 255, EDGE, dtype=np.uint8)
-    return comfy.add_input(name, Image.fromarray(np.stack([np.tile(ramp, (EDGE, 1)), np.tile(ramp[:, None], (1, EDGE)),
-                                                           np.full((EDGE, EDGE), 90, np.uint8)], -1)))
+    return comfy.add_input(
+        name,
+        Image.fromarray(
+            np.stack(
+                [np.tile(ramp, (EDGE, 1)), np.tile(ramp[:, None], (1, EDGE)), np.full((EDGE, EDGE), 90, np.uint8)], -1
+            )
+        ),
+    )
 
 
 def test_image_to_image_keeps_the_first_scales(comfy, pipe):
@@ -206,8 +235,10 @@ def test_image_to_image_keeps_the_first_scales(comfy, pipe):
     image = [pipe.add("LoadImage", image=picture_file(comfy)), 0]
     encoded = [pipe.add("VAREncode", vae=pipe.vae, image=image, latent=pipe.latent, seed=0), 0]
     pipe.label = [pipe.add("VARClassLabel", model=pipe.model, label="1"), 0]
-    saved = [pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="i") for x in
-             (encoded, pipe.sample(latent=encoded, start_at_scale=4), pipe.sample(latent=encoded, start_at_scale=1))]
+    saved = [
+        pipe.add("SaveImage", images=pipe.decode(x), filename_prefix="i")
+        for x in (encoded, pipe.sample(latent=encoded, start_at_scale=4), pipe.sample(latent=encoded, start_at_scale=1))
+    ]
     run = comfy.run(pipe.nodes)
     whole, kept, fresh = (pixels(comfy.images(run, node)) for node in saved)
     assert np.abs(whole - kept).max() <= 1
@@ -225,20 +256,36 @@ def test_masked_redraw_leaves_the_rest_alone(comfy, pipe):
     latents = {"given": encoded}
     for name, m in (("nothing", empty), ("left", mask)):
         latents[name] = pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=encoded, mask=m), 0])
-    saved = {name: pipe.add("SaveLatent", samples=latent, filename_prefix=f"masked_{name}") for name, latent in latents.items()}
+    saved = {
+        name: pipe.add("SaveLatent", samples=latent, filename_prefix=f"masked_{name}")
+        for name, latent in latents.items()
+    }
     run = comfy.run(pipe.nodes)
     folder = comfy.server.base / "output"
-    given, nothing, left = (load_file(folder / run.outputs[saved[name]]["latents"][0]["filename"])["latent_tensor"] for name in latents)
+    given, nothing, left = (
+        load_file(folder / run.outputs[saved[name]]["latents"][0]["filename"])["latent_tensor"] for name in latents
+    )
     assert (nothing - given).abs().max() < 1e-5, "an empty mask redraws nothing"
     changed = (left - given).abs().mean((0, 1, 2))  # per column of the 4 x 4 grid
     assert changed[0] > 3 * changed[3]
 
 
-@pytest.mark.parametrize("size, is_refused", [((2 * EDGE, EDGE), True), ((EDGE // 2, EDGE // 2), False), ((EDGE + 2, EDGE), False)])
+@pytest.mark.parametrize(
+    "size, is_refused", [((2 * EDGE, EDGE), True), ((EDGE // 2, EDGE // 2), False), ((EDGE + 2, EDGE), False)]
+)
 @pytest.mark.parametrize("use", ["redraw", "protect"])
 def test_a_mask_of_another_shape_is_refused(comfy, pipe, use, size, is_refused):
-    painted = [pipe.add("MaskComposite", destination=[pipe.add("SolidMask", value=0.0, width=size[0], height=size[1]), 0],
-                        source=[pipe.add("SolidMask", value=1.0, width=8, height=8), 0], x=0, y=0, operation="add"), 0]
+    painted = [
+        pipe.add(
+            "MaskComposite",
+            destination=[pipe.add("SolidMask", value=0.0, width=size[0], height=size[1]), 0],
+            source=[pipe.add("SolidMask", value=1.0, width=8, height=8), 0],
+            x=0,
+            y=0,
+            operation="add",
+        ),
+        0,
+    ]
     if use == "redraw":
         sample = pipe.sample(latent=[pipe.add("SetLatentNoiseMask", samples=pipe.sample(), mask=painted), 0])
     else:
@@ -295,24 +342,35 @@ def test_cancelling_stops_the_run_and_the_next_prompt_works(comfy, tiny):
 def broken_checkpoints(folder: Path) -> dict[str, tuple[str, ...]]:
     """Files a user might have, by name, and the words the message must contain."""
     good = (folder / "tiny" / "var.pth").read_bytes()
-    (folder / "truncated.pth").write_bytes(good[:len(good) // 2])
+    (folder / "truncated.pth").write_bytes(good[: len(good) // 2])
     (folder / "not_weights.safetensors").write_bytes(b"\xff" * 64)
     (folder / "text.pth").write_text("hello")
     save_file({"conv.weight": torch.zeros(3, 3)}, folder / "foreign.safetensors")
     tensors = torch.load(folder / "tiny" / "var.pth", weights_only=True)
-    save_file({k: v.contiguous() for k, v in tensors.items() if "blocks.1.ffn" not in k}, folder / "incomplete.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items() if "blocks.1.ffn" not in k}, folder / "incomplete.safetensors"
+    )
     tensors.pop("lvl_1L")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "silent.safetensors", metadata={"patch_nums": "[1, 99999999]"})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        folder / "silent.safetensors",
+        metadata={"patch_nums": "[1, 99999999]"},
+    )
 
     class Code:
         def __reduce__(self):
             return (open, (str(folder / "was_run"), "w"))
 
     torch.save({"model": Code()}, folder / "code.pth")
-    return {"truncated.pth": ("truncated.pth", "Download it again"), "not_weights.safetensors": ("damaged or incomplete",),
-            "text.pth": ("could not be read as plain weights",), "foreign.safetensors": ("not a next-scale transformer", "conv.weight"),
-            "incomplete.safetensors": ("does not fit a VAR transformer", "missing"), "code.pth": ("refused on purpose",),
-            "silent.safetensors": ("silent.safetensors",)}
+    return {
+        "truncated.pth": ("truncated.pth", "Download it again"),
+        "not_weights.safetensors": ("damaged or incomplete",),
+        "text.pth": ("could not be read as plain weights",),
+        "foreign.safetensors": ("not a next-scale transformer", "conv.weight"),
+        "incomplete.safetensors": ("does not fit a VAR transformer", "missing"),
+        "code.pth": ("refused on purpose",),
+        "silent.safetensors": ("silent.safetensors",),
+    }
 
 
 def test_bad_checkpoints_are_named_and_never_run(comfy, comfy_server, tiny):
@@ -327,7 +385,9 @@ def test_bad_checkpoints_are_named_and_never_run(comfy, comfy_server, tiny):
 
 
 def test_a_vae_as_model_and_a_model_as_vae(comfy, comfy_server, tiny):
-    (comfy_server.base / "models" / "var" / "swapped.pth").write_bytes((comfy_server.base / "models" / "vae" / "tiny_vae.pth").read_bytes())
+    (comfy_server.base / "models" / "var" / "swapped.pth").write_bytes(
+        (comfy_server.base / "models" / "vae" / "tiny_vae.pth").read_bytes()
+    )
     comfy.object_info(refresh=True)
     assert "is a VAR VQVAE, not a next-scale transformer" in error_of(comfy, Pipeline("swapped.pth", TINY[1]).picture())
     assert "is a VAR transformer, not a next-scale VAE" in error_of(comfy, Pipeline(TINY[0], TINY[0]).picture())
@@ -340,17 +400,23 @@ def test_model_and_vae_that_do_not_belong_together(comfy, pipe):
     works_again(comfy)
 
 
-@pytest.mark.parametrize("label, words", [("no such thing", "No class is called"), ("99999", "this model has 10 classes"), (" ; ", "The label is empty")])
+@pytest.mark.parametrize(
+    "label, words",
+    [("no such thing", "No class is called"), ("99999", "this model has 10 classes"), (" ; ", "The label is empty")],
+)
 def test_labels(comfy, pipe, label, words):
     pipe.nodes[pipe.label[0]]["inputs"]["label"] = label
     assert words in error_of(comfy, pipe.picture())
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"ratio_1": 1.0, "ratio_2": 1.0, "ratio_3": 1.0, "ratio_4": 1.0}, "Ratio 1 would skip the first scale"),
-    ({"ratio_1": 0.5, "first_layer": 50}, "first_layer is 50; the model has 2 blocks"),
-    ({"ratio_1": 0.5, "kernel": 4}, "kernel is 4"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"ratio_1": 1.0, "ratio_2": 1.0, "ratio_3": 1.0, "ratio_4": 1.0}, "Ratio 1 would skip the first scale"),
+        ({"ratio_1": 0.5, "first_layer": 50}, "first_layer is 50; the model has 2 blocks"),
+        ({"ratio_1": 0.5, "kernel": 4}, "kernel is 4"),
+    ],
+)
 def test_pruning_settings(comfy, pipe, options, words):
     assert words in error_of(comfy, pipe.picture(pipe.sample(pipe.prune(**options))))
     works_again(comfy)
@@ -369,8 +435,14 @@ def test_values_outside_the_widgets_never_reach_a_run(comfy, pipe, options):
         assert run.status == "error" and next(iter(options)).split("_")[0] in run.error.message
 
 
-@pytest.mark.parametrize("options, words", [({"start_at_scale": 9}, "the schedule has 4 scales"), ({"end_at_scale": 0}, "nothing would run"),
-                                            ({"temperature": 0.0}, "temperature is 0.0")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"start_at_scale": 9}, "the schedule has 4 scales"),
+        ({"end_at_scale": 0}, "nothing would run"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+    ],
+)
 def test_sampler_settings(comfy, pipe, options, words):
     assert words in error_of(comfy, pipe.picture(pipe.sample(**options)))
 
@@ -382,14 +454,21 @@ def test_an_aspect_ratio_the_model_does_not_know(comfy, pipe):
 
 def test_foreign_latents_conditionings_and_vaes(comfy, pipe):
     foreign = [pipe.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
-    assert "Connect Empty VAR Latent" in error_of(comfy, Pipeline(*TINY).nodes | pipe.picture(pipe.sample(latent=foreign)))
+    assert "Connect Empty VAR Latent" in error_of(
+        comfy, Pipeline(*TINY).nodes | pipe.picture(pipe.sample(latent=foreign))
+    )
 
     pipe = Pipeline(*TINY)
     foreign = [pipe.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
     assert "Connect the latent of a VAR Sampler" in error_of(comfy, pipe.picture(foreign))
 
     pipe = Pipeline(*TINY)
-    pipe.latent = [pipe.add("LatentUpscale", samples=pipe.latent, upscale_method="bilinear", width=256, height=256, crop="disabled"), 0]
+    pipe.latent = [
+        pipe.add(
+            "LatentUpscale", samples=pipe.latent, upscale_method="bilinear", width=256, height=256, crop="disabled"
+        ),
+        0,
+    ]
     assert "this model needs (8, 4, 4)" in error_of(comfy, pipe.picture())
 
     pipe = Pipeline(*TINY)
@@ -398,11 +477,19 @@ def test_foreign_latents_conditionings_and_vaes(comfy, pipe):
 
     pipe = Pipeline(*TINY)
     other = [pipe.add("VARClassLabel", model=pipe.model, label="5"), 0]
-    pipe.label = [pipe.add("ConditioningAverage", conditioning_to=pipe.label, conditioning_from=other, conditioning_to_strength=0.5), 0]
+    pipe.label = [
+        pipe.add(
+            "ConditioningAverage", conditioning_to=pipe.label, conditioning_from=other, conditioning_to_strength=0.5
+        ),
+        0,
+    ]
     assert "Conditioning Average or Zero Out" in error_of(comfy, pipe.picture())
 
     pipe = Pipeline(*TINY)
-    pipe.label = [pipe.add("ConditioningSetArea", conditioning=pipe.label, width=64, height=64, x=0, y=0, strength=1.0), 0]
+    pipe.label = [
+        pipe.add("ConditioningSetArea", conditioning=pipe.label, width=64, height=64, x=0, y=0, strength=1.0),
+        0,
+    ]
     assert "limited to an area" in error_of(comfy, pipe.picture())
 
     pipe = Pipeline(*TINY)
@@ -429,7 +516,7 @@ def test_a_path_in_a_workflow_opens_nothing(comfy, pipe):
 def resident_mib(server) -> float:
     import psutil
 
-    return psutil.Process(server.process.pid).memory_info().rss / 2 ** 20
+    return psutil.Process(server.process.pid).memory_info().rss / 2**20
 
 
 def test_two_models_taking_turns_for_fifty_prompts_leave_memory_flat(comfy, comfy_server, pipe):

@@ -1,4 +1,6 @@
-"""The mask overlay and the comparison in the real editor, in both renderers: what they show is what the nodes returned."""
+"""The mask overlay and the comparison in the real editor, in both renderers: what they show is what the nodes
+returned."""
+
 from __future__ import annotations
 
 import base64
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 RENDERERS = ["classic", "vue"]
 SAMPLER, OVERLAY, SCALES = 6, 12, 10  # nodes of StepVAR_overlay_and_report
-COMPARE, WORDS = 10, 12               # nodes of VAR_compare_dense_and_pruned
+COMPARE, WORDS = 10, 12  # nodes of VAR_compare_dense_and_pruned
 
 # what the steps below call in the page
 TOOLS = """
@@ -71,7 +73,11 @@ def do(body: str) -> dict:
 
 
 def run_to_end(ids) -> list[dict]:
-    return [do(f"__tools.watch({json.dumps(ids)}); await app.queuePrompt(0)"), {"until": "__seen.ending"}, {"wait": 1500}]
+    return [
+        do(f"__tools.watch({json.dumps(ids)}); await app.queuePrompt(0)"),
+        {"until": "__seen.ending"},
+        {"wait": 1500},
+    ]
 
 
 READ = f"""
@@ -86,7 +92,9 @@ def video() -> Trace:
     """Two clips of three frames; of the second clip's last grid the middle frame kept nothing."""
     kept = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(8)) < 0.4
     kept[1, 1] = False
-    return Trace((ScaleTrace((1, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.bool), 4, 0.1), ScaleTrace((3, 4, 5), kept, 20, 0.2)))
+    return Trace(
+        (ScaleTrace((1, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.bool), 4, 0.1), ScaleTrace((3, 4, 5), kept, 20, 0.2))
+    )
 
 
 def as_output(trace: Trace) -> dict:
@@ -108,15 +116,28 @@ def seen(request, frontend):
             named[name] = len(steps) - 1
 
     graph = workflow("StepVAR_overlay_and_report", batch=2)
-    graph["id"] = f"{graph['id'][:-2]}{RENDERERS.index(request.param):02}"  # else the server would bring the other renderer's runs back
+    graph["id"] = (
+        # else the server would bring the other renderer's runs back
+        f"{graph['id'][:-2]}{RENDERERS.index(request.param):02}"
+    )
     fresh = 1000 + len(request.param)  # a seed that no run before has cached
     loaded = [node for node in graph["nodes"] if node["type"] == "VARSampler"]
     for node in loaded:
         node["widgets_values"][0] = fresh
     add(do(TOOLS), do(f"__tools.mark({SAMPLER}, 'sampler'); __tools.mark({OVERLAY}, 'overlay')"))
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="empty")
-    add({"shoot": "empty"}, do(f"__tools.watch([{SAMPLER}], {{ 5: () => {{ __seen.midway = __tools.state(__tools.node({SAMPLER})); }} }}); await app.queuePrompt(0)"),
-        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"}, {"shoot": "running"}, {"until": "__seen.ending"}, {"wait": 1500}, {"shoot": "done"})
+    add(
+        {"shoot": "empty"},
+        do(
+            f"__tools.watch([{SAMPLER}], "
+            f"{{ 5: () => {{ __seen.midway = __tools.state(__tools.node({SAMPLER})); }} }}); await app.queuePrompt(0)"
+        ),
+        {"until": f"__seen.drawn[{SAMPLER}].length >= 5"},
+        {"shoot": "running"},
+        {"until": "__seen.ending"},
+        {"wait": 1500},
+        {"shoot": "done"},
+    )
     add(do("return __seen"), name="run")
     add(do(f"return [__tools.output({SAMPLER}), __tools.output({OVERLAY})]"), name="outputs")
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="sampler")
@@ -128,72 +149,159 @@ def seen(request, frontend):
         add({"shoot": layer, "of": "#overlay"})
     add({"click": "#overlay .stepvar-thumb:nth-child(2)"}, do(READ), name="second picture")
     add({"focus": "#overlay .stepvar-timeline"}, {"press": "ArrowLeft"}, do(READ), name="scale before")
-    add({"press": "Home"}, do(f"return {{ ...__tools.state(__tools.node({OVERLAY})), note: __tools.part(__tools.node({OVERLAY})).querySelector('.stepvar-note').textContent }}"),
-        name="first scale")
+    add(
+        {"press": "Home"},
+        do(
+            "return "
+            f"{{ ...__tools.state(__tools.node({OVERLAY})), note: __tools.part(__tools.node({OVERLAY})).querySelector('.stepvar-note').textContent }}"
+        ),
+        name="first scale",
+    )
     add(do(f"return Object.fromEntries(__tools.node({OVERLAY}).widgets.map((w) => [w.name, w.value]))"), name="told")
-    add({"click": "#overlay [data-value=kept]"}, {"click": ["#overlay .stepvar-timeline", 0.97, 0.3]}, do(READ), name="clicked")
-    add(do(f"const w = __tools.node({OVERLAY}).widgets.find((w) => w.name === 'opacity'); w.value = 0.2; w.callback?.(0.2)"), do(READ), name="fainter")
-    add(do("return { prompt: (await app.graphToPrompt()).output, saved: app.rootGraph.serialize().nodes.map((n) => [n.id, n.widgets_values]) }"), name="saved")
-    add(do(f"""const node = __tools.node({OVERLAY}), before = new Set(app.rootGraph.nodes);
+    add(
+        {"click": "#overlay [data-value=kept]"},
+        {"click": ["#overlay .stepvar-timeline", 0.97, 0.3]},
+        do(READ),
+        name="clicked",
+    )
+    add(
+        do(
+            f"const w = __tools.node({OVERLAY}).widgets.find((w) => w.name === 'opacity'); w.value = 0.2; "
+            "w.callback?.(0.2)"
+        ),
+        do(READ),
+        name="fainter",
+    )
+    add(
+        do(
+            "return { prompt: (await app.graphToPrompt()).output, saved: app.rootGraph.serialize().nodes.map((n) => "
+            "[n.id, n.widgets_values]) }"
+        ),
+        name="saved",
+    )
+    add(
+        do(f"""const node = __tools.node({OVERLAY}), before = new Set(app.rootGraph.nodes);
         app.canvas.deselectAll?.(); app.canvas.selectNode(node); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard();
         await new Promise((r) => setTimeout(r, 800));
         const copies = app.rootGraph.nodes.filter((n) => !before.has(n)), copy = copies[0], state = __tools.state(copy), part = __tools.part(copy);
         app.rootGraph.remove(copy);
         await new Promise((r) => setTimeout(r, 300));
-        return {{ copies: copies.length, state, isGone: !part.isConnected, original: __tools.state(node) }};"""), name="copy")
-    add(do("""const open = app.extensionManager.workflow.activeWorkflow;
+        return {{ copies: copies.length, state, isGone: !part.isConnected, original: __tools.state(node) }};"""),
+        name="copy",
+    )
+    add(
+        do("""const open = app.extensionManager.workflow.activeWorkflow;
         await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
         await new Promise((r) => setTimeout(r, 800));
         const nodes = app.rootGraph.nodes.length;
         await app.extensionManager.command.execute("Workspace.PreviousOpenedWorkflow");
         await new Promise((r) => setTimeout(r, 1500));
-        return { nodes, back: app.extensionManager.workflow.activeWorkflow === open };"""), do(READ), name="other tab and back")
-    add({"reload": True}, do(TOOLS), do(f"await app.loadGraphData({json.dumps(graph)}, true, true, null)"),
-        {"until": f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && __tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"}, {"wait": 800},
+        return { nodes, back: app.extensionManager.workflow.activeWorkflow === open };"""),
+        do(READ),
+        name="other tab and back",
+    )
+    add(
+        {"reload": True},
+        do(TOOLS),
+        do(f"await app.loadGraphData({json.dumps(graph)}, true, true, null)"),
+        {
+            "until": f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && "
+            f"__tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"
+        },
+        {"wait": 800},
         do(f"""const root = app.nodeOutputs[{OVERLAY}], node = __tools.node({OVERLAY});
-        return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), sampler: __tools.state(__tools.node({SAMPLER})) }};"""), name="reloaded")
+        return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), sampler: __tools.state(__tools.node({SAMPLER})) }};"""),
+        name="reloaded",
+    )
     add({"shoot": "reloaded"})
     # the same prompt again: every node is cached, and says its output once more
     add(*run_to_end([SAMPLER]), do(READ), name="cached")
-    add(do(f"""const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker, remember = () => (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+    add(
+        do(f"""const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker, remember = () => (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
         const before = __tools.node({OVERLAY});
         remember(); before.pos = [before.pos[0] + 40, before.pos[1]]; remember();
         await app.extensionManager.command.execute("Comfy.Undo");
         await new Promise((r) => setTimeout(r, 1500));
         const node = __tools.node({OVERLAY}), part = __tools.part(node);
         return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), isNew: node !== before, isShown: part.isConnected && part.getBoundingClientRect().width > 50,
-          shown: document.querySelectorAll(".stepvar-overlay").length }};"""), name="undone")
+          shown: document.querySelectorAll(".stepvar-overlay").length }};"""),
+        name="undone",
+    )
     # no family with nodes draws videos yet: the output of one, as the node would hand it out
-    add(do(f"__tools.mark({OVERLAY}, 'overlay'); __tools.node({OVERLAY}).onExecuted({json.dumps(as_output(video()))})"), {"wait": 500},
-        {"click": "#overlay .stepvar-thumb:nth-child(2)"}, {"focus": "#overlay .stepvar-frames input"}, {"press": "ArrowRight"},
+    add(
+        do(f"__tools.mark({OVERLAY}, 'overlay'); __tools.node({OVERLAY}).onExecuted({json.dumps(as_output(video()))})"),
+        {"wait": 500},
+        {"click": "#overlay .stepvar-thumb:nth-child(2)"},
+        {"focus": "#overlay .stepvar-frames input"},
+        {"press": "ArrowRight"},
         {"hover": ["#overlay .stepvar-cells", 2.5 / 5, 1.5 / 4]},
-        do(f"const node = __tools.node({OVERLAY}); return {{ ...__tools.state(node), cells: __tools.cells(node, [3, 4, 5]), frames: __tools.part(node).querySelector('.stepvar-frames').textContent }};"),
-        name="video")
+        do(
+            f"const node = __tools.node({OVERLAY}); return "
+            f"{{ ...__tools.state(node), cells: __tools.cells(node, [3, 4, 5]), frames: __tools.part(node).querySelector('.stepvar-frames').textContent }};"
+        ),
+        name="video",
+    )
     add({"shoot": "video", "of": "#overlay"})
     # within a subgraph, with another seed
-    add(do(f"""const node = __tools.node({SAMPLER}); __tools.seed({SAMPLER}, {fresh} + 1);
+    add(
+        do(f"""const node = __tools.node({SAMPLER}); __tools.seed({SAMPLER}, {fresh} + 1);
         const {{ node: outer }} = app.rootGraph.convertToSubgraph(new Set([node]));
         await new Promise((r) => setTimeout(r, 800));
         globalThis.__inner = `${{outer.id}}:${{outer.subgraph.nodes.find((n) => n.comfyClass === "VARSampler").id}}`;"""),
-        do("__tools.watch([__inner]); await app.queuePrompt(0)"), {"until": "__seen.ending"}, {"wait": 1000},
-        do("return { ...__seen, inner: __inner, drawn: __seen.drawn[__inner], state: __tools.state(__tools.node(__inner)) }"), name="subgraph")
+        do("__tools.watch([__inner]); await app.queuePrompt(0)"),
+        {"until": "__seen.ending"},
+        {"wait": 1000},
+        do(
+            "return { ...__seen, inner: __inner, drawn: __seen.drawn[__inner], state: "
+            "__tools.state(__tools.node(__inner)) }"
+        ),
+        name="subgraph",
+    )
     jobs = [{"name": "overlay", "workflow": graph, "steps": steps}]
 
-    stopped: list[dict] = [do(TOOLS), do(f"__tools.seed({SAMPLER}, {fresh} + 2); __tools.watch([{SAMPLER}], {{ 4: () => app.api.interrupt() }}); await app.queuePrompt(0)"),
-                           {"until": "__seen.ending"}, {"wait": 600},
-                           do(f"return {{ ending: __seen.ending, ...__tools.state(__tools.node({SAMPLER})) }}"), {"shoot": "stopped"}]
-    large = {**workflow("StepVAR_overlay_and_report", batch=32), "id": graph["id"]}  # seconds, so that a run can be stopped within
+    stopped: list[dict] = [
+        do(TOOLS),
+        do(
+            f"__tools.seed({SAMPLER}, {fresh} + 2); __tools.watch([{SAMPLER}], {{ 4: () => app.api.interrupt() }}); "
+            "await app.queuePrompt(0)"
+        ),
+        {"until": "__seen.ending"},
+        {"wait": 600},
+        do(f"return {{ ending: __seen.ending, ...__tools.state(__tools.node({SAMPLER})) }}"),
+        {"shoot": "stopped"},
+    ]
+    large = {
+        **workflow("StepVAR_overlay_and_report", batch=32),
+        "id": graph["id"],
+    }  # seconds, so that a run can be stopped within
     jobs.append({"name": "overlay stopped", "workflow": large, "steps": stopped})
 
     look = f"""const part = __tools.part(__tools.node({COMPARE})), text = (css) => part.querySelector(css)?.textContent;
         return {{ ...part.dataset, figures: [...part.querySelectorAll(".stepvar-figures b")].map((b) => b.textContent), verdict: text(".stepvar-verdict"),
           clip: part.querySelector(".stepvar-b").style.clipPath, heat: !part.querySelector(".stepvar-difference").hidden,
           divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow") }};"""
-    compare = [do(TOOLS), do(f"__tools.mark({COMPARE}, 'compare')"), {"shoot": "empty", "of": "#compare"}, *run_to_end([]), {"shoot": "done"}, {"shoot": "wipe", "of": "#compare"},
-               do(f"return [__tools.output({COMPARE}), __tools.output({WORDS})]"), do(look),
-               {"drag": ["#compare .stepvar-pair", 0.5, 0.5], "to": ["#compare .stepvar-pair", 0.8, 0.4]}, do(look),
-               {"focus": "#compare [role=slider]"}, {"press": "ArrowLeft", "times": 3}, do(look), {"press": "End"}, do(look),
-               {"click": "#compare .stepvar-thumb:nth-child(2)"}, {"click": "#compare [data-value=difference]"}, {"wait": 300}, do(look), {"shoot": "difference", "of": "#compare"}]
+    compare = [
+        do(TOOLS),
+        do(f"__tools.mark({COMPARE}, 'compare')"),
+        {"shoot": "empty", "of": "#compare"},
+        *run_to_end([]),
+        {"shoot": "done"},
+        {"shoot": "wipe", "of": "#compare"},
+        do(f"return [__tools.output({COMPARE}), __tools.output({WORDS})]"),
+        do(look),
+        {"drag": ["#compare .stepvar-pair", 0.5, 0.5], "to": ["#compare .stepvar-pair", 0.8, 0.4]},
+        do(look),
+        {"focus": "#compare [role=slider]"},
+        {"press": "ArrowLeft", "times": 3},
+        do(look),
+        {"press": "End"},
+        do(look),
+        {"click": "#compare .stepvar-thumb:nth-child(2)"},
+        {"click": "#compare [data-value=difference]"},
+        {"wait": 300},
+        do(look),
+        {"shoot": "difference", "of": "#compare"},
+    ]
     jobs.append({"name": "compare", "workflow": workflow("VAR_compare_dense_and_pruned", batch=2), "steps": compare})
 
     overlay, broken_off, compared = frontend.drive(request.param, jobs, size=(2000, 1100), timeout_seconds=240)
@@ -211,7 +319,7 @@ def kept_of(message: dict, scale: int, picture: int) -> torch.Tensor:
     """(N,) bool of one picture, from a node's output."""
     shown = message["scales"][scale]
     bits = np.unpackbits(np.frombuffer(base64.b64decode(shown["kept"]), dtype=np.uint8))
-    return torch.from_numpy(bits[picture * shown["tokens"]:(picture + 1) * shown["tokens"]].astype(bool))
+    return torch.from_numpy(bits[picture * shown["tokens"] : (picture + 1) * shown["tokens"]].astype(bool))
 
 
 def assert_shows_kept(shown: dict, kept: torch.Tensor, opacity: float) -> None:
@@ -238,7 +346,9 @@ def test_it_follows_every_scale_while_the_sampler_runs(seen):
 def test_the_sampler_shows_its_last_pruned_scale_over_the_picture_it_previewed(seen):
     message = seen["outputs"][0]["stepvar"][0]
     assert len(message["pictures"]) == 1 and message["pictures"][0]["filename"] in seen["sampler"]["picture_url"]
-    assert seen["sampler"]["scale"] == str(SCALES - 1) and seen["sampler"]["said"].startswith("16 × 16 · 128 of 256 tokens ran (50%)")
+    assert seen["sampler"]["scale"] == str(SCALES - 1) and seen["sampler"]["said"].startswith(
+        "16 × 16 · 128 of 256 tokens ran (50%)"
+    )
 
 
 def test_the_pictures_are_shown_once_and_offered_to_the_nodes_menu(seen):
@@ -259,7 +369,7 @@ def test_pointing_at_a_cell_says_where_it_was_filled_from(seen):
     message = seen["outputs"][1]["stepvar"][0]
     kept = kept_of(message, -1, 0)
     token = 5 * 16 + 3
-    [source] = nearest_kept(kept[None], Scale(1, 16, 16))[0, token:token + 1].tolist()
+    [source] = nearest_kept(kept[None], Scale(1, 16, 16))[0, token : token + 1].tolist()
     said = seen["hovered"]["said"]
     assert said.startswith("Row 6, column 4 of 16 × 16 · ")
     if kept[token]:
@@ -289,7 +399,10 @@ def test_a_batch_is_leafed_through(seen):
 def test_the_timeline_goes_through_the_scales(seen):
     assert seen["scale before"]["scale"] == str(SCALES - 2)
     assert len(seen["scale before"]["cells"]) == 13 * 13
-    assert seen["first scale"]["scale"] == "0" and seen["first scale"]["note"] == "This scale ran every token, so nothing was scored"
+    assert (
+        seen["first scale"]["scale"] == "0"
+        and seen["first scale"]["note"] == "This scale ran every token, so nothing was scored"
+    )
     assert seen["clicked"]["scale"] == str(SCALES - 1)
 
 
@@ -302,7 +415,9 @@ def test_the_nodes_widgets_follow_what_it_could_draw(seen):
 def test_it_leaves_no_trace_in_what_is_saved(seen):
     saved = {node_id: values for node_id, values in seen["saved"]["saved"]}
     assert len(saved[SAMPLER]) == 8 and saved[OVERLAY] == [-1, "kept", 0.2]
-    assert not {"overlay", "comparison"} & {name for node in seen["saved"]["prompt"].values() for name in node["inputs"]}
+    assert not {"overlay", "comparison"} & {
+        name for node in seen["saved"]["prompt"].values() for name in node["inputs"]
+    }
 
 
 def test_a_copy_starts_empty_and_goes_without_a_trace(seen):
@@ -336,7 +451,10 @@ def test_a_video_has_a_frame_slider(seen):
     assert (shown["picture"], shown["frames"]) == ("1", "Frame 2 of 3")
     assert_shows_kept(shown, kept[1].flatten(), opacity=0.65)
     source = nearest_kept(kept.reshape(1, -1), Scale(3, 4, 5))[0, 20 + 5 + 2].item()
-    assert shown["said"] == (f"Frame 2, row 2, column 3 of 4 × 5 · filled from ({source % 20 // 5 + 1}, {source % 5 + 1}) of frame {source // 20 + 1}")
+    assert shown["said"] == (
+        f"Frame 2, row 2, column 3 of 4 × 5 · filled from ({source % 20 // 5 + 1}, {source % 5 + 1}) of frame "
+        f"{source // 20 + 1}"
+    )
 
 
 def test_it_works_within_a_subgraph(seen):
@@ -356,10 +474,17 @@ def test_a_cancelled_run_says_how_far_it_came(seen):
 def test_the_comparison_shows_the_nodes_numbers(seen):
     [output, words], first = seen["compare"]["outputs"], seen["compare"]["first"]
     [numbers] = output["stepvar_compare"]
-    assert first["figures"] == [f"{numbers['psnr'][0]:.1f} dB", f"{numbers['ssim'][0]:.4f}", f"{numbers['edges'][0]:.4f}"]
+    assert first["figures"] == [
+        f"{numbers['psnr'][0]:.1f} dB",
+        f"{numbers['ssim'][0]:.4f}",
+        f"{numbers['edges'][0]:.4f}",
+    ]
     text = "".join(words["text"])
     for i in range(2):
-        assert f"Picture {i + 1}: PSNR {numbers['psnr'][i]:.2f} dB, SSIM {numbers['ssim'][i]:.4f}, edges {numbers['edges'][i]:.4f}" in text
+        assert (
+            f"Picture {i + 1}: PSNR {numbers['psnr'][i]:.2f} dB, SSIM {numbers['ssim'][i]:.4f}, edges "
+            f"{numbers['edges'][i]:.4f}" in text
+        )
     ratio = numbers["seconds"][0] / numbers["seconds"][1]
     assert f"b is {ratio:.2f}x as fast" in text
     assert first["verdict"] in (f"B is {ratio:.2f}× as fast", f"B takes {1 / ratio:.2f}× as long", "same time")

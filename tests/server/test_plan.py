@@ -34,7 +34,8 @@ LAYOUTS = launch.ROOT / "tests" / "golden"
 
 
 def write_hollow(path, layout: dict) -> None:
-    """A safetensors file with a published model's keys and shapes and its full length, whose weights are a hole on the disk."""
+    """A safetensors file with a published model's keys and shapes and its full length, whose weights are a hole on
+    the disk."""
     header, end = {}, 0
     for key, tensor in layout["tensors"].items():
         size = 4 * torch.Size(tensor["shape"]).numel()
@@ -58,14 +59,28 @@ def models(comfy_server):
     shards.mkdir(exist_ok=True)
     for i, keys in enumerate((list(tensors)[::2], list(tensors)[1::2])):
         save_file({k: tensors[k] for k in keys}, shards / f"model-{i}.safetensors")
-    write_hollow(folder / "infinity_8b.safetensors", json.loads((LAYOUTS / "infinity" / "layouts" / "infinity_8b.json").read_text()))
-    write_hollow(folder / "full d36.safetensors", json.loads((LAYOUTS / "var" / "layouts" / "var_d36.json").read_text()))
+    write_hollow(
+        folder / "infinity_8b.safetensors",
+        json.loads((LAYOUTS / "infinity" / "layouts" / "infinity_8b.json").read_text()),
+    )
+    write_hollow(
+        folder / "full d36.safetensors", json.loads((LAYOUTS / "var" / "layouts" / "var_d36.json").read_text())
+    )
     stand_ins.write_vae(folder / "vae.pth")
     (folder / "broken.pth").write_bytes(b"PK\x03\x04 not a checkpoint")
     (folder / "code.pth").write_bytes(pickle.dumps({"weights": print}))
-    yield {name: folder / name for name in ("var_d30.pth", "d30.safetensors", "infinity_8b.safetensors", "full d36.safetensors")} | {
-        "d30 in shards/": shards, DEMO: launch.ROOT / "stepvar_core" / "demo" / "demo_var.safetensors"}
-    for name in ("d30.safetensors", "infinity_8b.safetensors", "full d36.safetensors", "vae.pth", "broken.pth", "code.pth"):
+    yield {
+        name: folder / name
+        for name in ("var_d30.pth", "d30.safetensors", "infinity_8b.safetensors", "full d36.safetensors")
+    } | {"d30 in shards/": shards, DEMO: launch.ROOT / "stepvar_core" / "demo" / "demo_var.safetensors"}
+    for name in (
+        "d30.safetensors",
+        "infinity_8b.safetensors",
+        "full d36.safetensors",
+        "vae.pth",
+        "broken.pth",
+        "code.pth",
+    ):
         (folder / name).unlink()
     shutil.rmtree(shards)
 
@@ -87,7 +102,10 @@ def outline(path):
     return build(detect(checkpoint, MODELS, "a transformer"), checkpoint, device="meta")
 
 
-@pytest.mark.parametrize("name", [DEMO, "var_d30.pth", "d30.safetensors", "d30 in shards/", "full d36.safetensors", "infinity_8b.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [DEMO, "var_d30.pth", "d30.safetensors", "d30 in shards/", "full d36.safetensors", "infinity_8b.safetensors"],
+)
 def test_a_model_is_described_without_its_weights(comfy, models, name):
     status, plan, headers = ask(comfy, model=name, weight_dtype="fp32", labels="1")
     assert status == 200, plan
@@ -113,15 +131,31 @@ def test_presets_that_skip_do_so_only_where_they_were_published(comfy, models):
     assert not skipped(model=DEMO)
 
 
-SETTINGS = [{}, {"cfg": 0.0}, {"cfg": 1.0}, {"batch": 3}, {"first_layer": 2}, {"first_layer": 1, "fill": "delta"}, {"coverage": 4},
-            {"fill": "anchor", "coverage": 3}, {"guidance_late": "unconditional", "guidance_late_scales": 2, "scope": "sublayer"},
-            *({"fill": fill, "scope": scope} for fill, scope in itertools.product(FILLS, SCOPES)),
-            *({"guidance_late": half, "guidance_late_scales": n} for half, n in itertools.product(HALVES, (1, 3)))]
+SETTINGS = [
+    {},
+    {"cfg": 0.0},
+    {"cfg": 1.0},
+    {"batch": 3},
+    {"first_layer": 2},
+    {"first_layer": 1, "fill": "delta"},
+    {"coverage": 4},
+    {"fill": "anchor", "coverage": 3},
+    {"guidance_late": "unconditional", "guidance_late_scales": 2, "scope": "sublayer"},
+    *({"fill": fill, "scope": scope} for fill, scope in itertools.product(FILLS, SCOPES)),
+    *({"guidance_late": half, "guidance_late_scales": n} for half, n in itertools.product(HALVES, (1, 3))),
+]
 
 
-@pytest.mark.parametrize("question", [{"model": DEMO}, {"model": "var_d30.pth"}, {"model": "infinity_8b.safetensors"},
-                                      {"model": "infinity_8b.safetensors", "aspect_ratio": "9:16", "size": "0.60M"}],
-                         ids=lambda q: " ".join(q.values()))
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"model": DEMO},
+        {"model": "var_d30.pth"},
+        {"model": "infinity_8b.safetensors"},
+        {"model": "infinity_8b.safetensors", "aspect_ratio": "9:16", "size": "0.60M"},
+    ],
+    ids=lambda q: " ".join(q.values()),
+)
 def test_the_browser_computes_what_the_core_does(comfy, models, unavailable, question):
     """Exactly, where 1 % would do: the same rule in two languages."""
     node = shutil.which("node")
@@ -131,9 +165,23 @@ def test_the_browser_computes_what_the_core_does(comfy, models, unavailable, que
     assert status == 200, plan
     model, dice = outline(models[question["model"]]), random.Random(5)
     schedule = sv.ScaleSchedule(tuple(s["size"]) for s in plan["scales"])
-    lists = [(), (1, 1, 0.5, 0.4), (0.5, 0.5), *(tuple(round(dice.random(), 2) for _ in range(RATIO_WIDGETS)) for _ in range(4))]
-    cases = [{"plan": plan, "ratios": ratios, "settings": settings} for ratios, settings in itertools.product(lists, SETTINGS)]
-    done = subprocess.run([node, str(launch.ROOT / "tests" / "js" / "estimate.mjs")], input=json.dumps(cases), capture_output=True, text=True, timeout=120)
+    lists = [
+        (),
+        (1, 1, 0.5, 0.4),
+        (0.5, 0.5),
+        *(tuple(round(dice.random(), 2) for _ in range(RATIO_WIDGETS)) for _ in range(4)),
+    ]
+    cases = [
+        {"plan": plan, "ratios": ratios, "settings": settings}
+        for ratios, settings in itertools.product(lists, SETTINGS)
+    ]
+    done = subprocess.run(
+        [node, str(launch.ROOT / "tests" / "js" / "estimate.mjs")],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     for case, browser in zip(cases, json.loads(done.stdout), strict=True):
         options = dict(case["settings"])
@@ -142,11 +190,17 @@ def test_the_browser_computes_what_the_core_does(comfy, models, unavailable, que
         assert [p["kept"] for p in browser["passes"]] == [s.kept for s in core.scales], case["settings"]
         assert [p["flops"] for p in browser["passes"]] == pytest.approx([s.flops for s in core.scales], rel=1e-12)
         assert browser["speedup"] == pytest.approx(core.speedup, rel=1e-12), case["settings"]
-        assert (browser["kvBytes"], browser["denseFlops"]) == (core.kv_bytes, pytest.approx(core.dense_flops, rel=1e-12))
+        assert (browser["kvBytes"], browser["denseFlops"]) == (
+            core.kv_bytes,
+            pytest.approx(core.dense_flops, rel=1e-12),
+        )
 
 
 def test_bytes_follow_the_precision_the_loader_would_use(comfy, models):
-    size = {dtype: ask(comfy, model="full d36.safetensors", weight_dtype=dtype)[1]["weights_bytes"] for dtype in ("fp32", "bf16", "fp8_e4m3fn")}
+    size = {
+        dtype: ask(comfy, model="full d36.safetensors", weight_dtype=dtype)[1]["weights_bytes"]
+        for dtype in ("fp32", "bf16", "fp8_e4m3fn")
+    }
     assert size["fp32"] == 2 * size["bf16"] and size["bf16"] / 2 < size["fp8_e4m3fn"] < 0.6 * size["bf16"]
 
 
@@ -161,8 +215,14 @@ def test_another_file_of_the_same_name_is_seen(comfy, models):
         path.unlink()
 
 
-@pytest.mark.parametrize("name, expected", [("vae.pth", "is a VAR VQVAE, not a next-scale transformer"), ("broken.pth", "could not be read as plain weights"),
-                                            ("code.pth", "cannot be looked into")])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("vae.pth", "is a VAR VQVAE, not a next-scale transformer"),
+        ("broken.pth", "could not be read as plain weights"),
+        ("code.pth", "cannot be looked into"),
+    ],
+)
 def test_a_file_that_is_no_model_is_named_as_loading_would(comfy, models, name, expected):
     status, answer, headers = ask(comfy, model=name)
     assert status == 422 and expected in answer["error"] and answer["remedy"]
@@ -174,8 +234,20 @@ def test_a_size_the_model_does_not_know_is_refused_as_sampling_would(comfy, mode
     assert status == 422 and "Aspect ratio" in answer["error"] and "square" in answer["remedy"]
 
 
-HOSTILE_NAMES = ["", "../../x", "../var/var_d30.pth", "..\\x", "/etc/passwd", "C:\\x.pth", "var_d30.pth\0", "var/../var_d30.pth", "nan", "\u202e", "x" * 4000,
-                 "<script>alert(1)</script>"]
+HOSTILE_NAMES = [
+    "",
+    "../../x",
+    "../var/var_d30.pth",
+    "..\\x",
+    "/etc/passwd",
+    "C:\\x.pth",
+    "var_d30.pth\0",
+    "var/../var_d30.pth",
+    "nan",
+    "\u202e",
+    "x" * 4000,
+    "<script>alert(1)</script>",
+]
 
 
 @pytest.mark.parametrize("name", [*HOSTILE_NAMES, "the absolute path"], ids=lambda n: ascii(n[:24]))
@@ -187,10 +259,25 @@ def test_only_listed_names_are_opened(comfy, models, name):
     assert headers["Content-Type"].startswith("application/json") and headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("query, named", [("", "model"), ("aspect_ratio=nan", "aspect_ratio"), ("aspect_ratio=1e999", "aspect_ratio"), ("size=-1", "size"),
-                                          ("size=99999999", "size"), ("batch=0", "batch"), ("batch=65", "batch"), ("batch=1e9", "batch"), ("batch=-1", "batch"),
-                                          ("batch=NaN", "batch"), ("batch=%D9%A3", "batch"), ("batch=999999999999999999999", "batch"), ("weight_dtype=int8", "weight_dtype"),
-                                          ("labels=yes", "labels")])
+@pytest.mark.parametrize(
+    "query, named",
+    [
+        ("", "model"),
+        ("aspect_ratio=nan", "aspect_ratio"),
+        ("aspect_ratio=1e999", "aspect_ratio"),
+        ("size=-1", "size"),
+        ("size=99999999", "size"),
+        ("batch=0", "batch"),
+        ("batch=65", "batch"),
+        ("batch=1e9", "batch"),
+        ("batch=-1", "batch"),
+        ("batch=NaN", "batch"),
+        ("batch=%D9%A3", "batch"),
+        ("batch=999999999999999999999", "batch"),
+        ("weight_dtype=int8", "weight_dtype"),
+        ("labels=yes", "labels"),
+    ],
+)
 def test_settings_are_the_nodes_own_choices(comfy, query, named):
     status, answer, _ = ask(comfy, query=f"model={urllib.parse.quote(DEMO)}&{query}" if query else "")
     assert status == 400 and named in answer["error"] and answer["remedy"]
@@ -200,5 +287,9 @@ def test_it_only_reads(comfy):
     for method in ("POST", "PUT", "DELETE"):
         with pytest.raises(urllib.error.HTTPError) as refusal:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                urllib.request.Request(f"{comfy.server.url}/stepvar/plan?model={urllib.parse.quote(DEMO)}", method=method), timeout=20)
+                urllib.request.Request(
+                    f"{comfy.server.url}/stepvar/plan?model={urllib.parse.quote(DEMO)}", method=method
+                ),
+                timeout=20,
+            )
         assert refusal.value.code in (404, 405)

@@ -1,8 +1,10 @@
-"""The pack in a real ComfyUI that computes beside the CPU: weights, latents and pictures live on two devices, memory is short.
+"""The pack in a real ComfyUI that computes beside the CPU: weights, latents and pictures live on two devices, memory
+is short.
 
-ComfyUI takes the device of second_device/ for an accelerator and manages its memory as it would a GPU's. What an operation
-finds on the wrong device, and what does not fit, fails here as it would there; kernels are the CPU's.
+ComfyUI takes the device of second_device/ for an accelerator and manages its memory as it would a GPU's. What an
+operation finds on the wrong device, and what does not fit, fails here as it would there; kernels are the CPU's.
 """
+
 import re
 import time
 from contextlib import contextmanager
@@ -18,10 +20,14 @@ pytestmark = pytest.mark.server
 
 WORKFLOWS = ("StepVAR_demo", "VAR_masked_redraw")
 FLOAT32 = ("--force-fp32", "--fp32-vae")
-SWITCHES = {"lowvram": ["--lowvram"], "novram": ["--novram"], "gpu-only": ["--gpu-only"],
-            "nearly full": ["--reserve-vram", "3.995"]}  # of 4 GiB
+SWITCHES = {
+    "lowvram": ["--lowvram"],
+    "novram": ["--novram"],
+    "gpu-only": ["--gpu-only"],
+    "nearly full": ["--reserve-vram", "3.995"],
+}  # of 4 GiB
 DEMO = ("demo (bundled)", "demo (bundled)")
-MiB = 2 ** 20
+MiB = 2**20
 
 
 @pytest.fixture(scope="module")

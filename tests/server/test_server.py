@@ -1,4 +1,5 @@
 """A real ComfyUI starts, loads the pack, and runs workflow files through the translator that the demo uses."""
+
 import json
 
 import pytest
@@ -13,9 +14,14 @@ WORKFLOWS = sorted((launch.ROOT / "workflows").glob("*.json"))
 
 def node(id_, type_, values=(), inputs=(), outputs=(), mode=0):
     """A node as the editor saves it. inputs: (name, type, link); outputs: types."""
-    return {"id": id_, "type": type_, "mode": mode, "widgets_values": list(values),
-            "inputs": [{"name": name, "type": wire, "link": link} for name, wire, link in inputs],
-            "outputs": [{"name": wire, "type": wire} for wire in outputs]}
+    return {
+        "id": id_,
+        "type": type_,
+        "mode": mode,
+        "widgets_values": list(values),
+        "inputs": [{"name": name, "type": wire, "link": link} for name, wire, link in inputs],
+        "outputs": [{"name": wire, "type": wire} for wire in outputs],
+    }
 
 
 def workflow(*nodes, links=()):
@@ -24,13 +30,19 @@ def workflow(*nodes, links=()):
 
 def red_square(*between, links):
     """EmptyImage 1 -> between -> SaveImage 9."""
-    return workflow(node(1, "EmptyImage", [16, 12, 2, 0xFF0000], outputs=["IMAGE"]), *between,
-                    node(9, "SaveImage", ["red"], inputs=[("images", "IMAGE", links[-1][0])]), links=links)
+    return workflow(
+        node(1, "EmptyImage", [16, 12, 2, 0xFF0000], outputs=["IMAGE"]),
+        *between,
+        node(9, "SaveImage", ["red"], inputs=[("images", "IMAGE", links[-1][0])]),
+        links=links,
+    )
 
 
 def test_the_pack_loads_without_complaint(comfy_server):
     # "   0.1 seconds: .../custom_nodes/stepvar", with (IMPORT FAILED) before the colon when it could not be loaded
-    [line] = [line for line in comfy_server.log().splitlines() if " seconds" in line and line.endswith(launch.PACK_NAME)]
+    [line] = [
+        line for line in comfy_server.log().splitlines() if " seconds" in line and line.endswith(launch.PACK_NAME)
+    ]
     assert "IMPORT FAILED" not in line, comfy_server.log()
 
 
@@ -40,9 +52,20 @@ def test_the_pack_imports_without_comfyui(pack):
 
 
 def test_the_nodes_of_the_contract_are_there(comfy):
-    ours = {name for name, info in comfy.object_info().items() if info["python_module"] == f"custom_nodes.{launch.PACK_NAME}"}
-    assert {"VARModelLoader", "VARClassLabel", "EmptyVARLatent", "StepVARPruning", "VARSampler", "StepVARMaskOverlay",
-            "StepVARReport"} <= ours
+    ours = {
+        name
+        for name, info in comfy.object_info().items()
+        if info["python_module"] == f"custom_nodes.{launch.PACK_NAME}"
+    }
+    assert {
+        "VARModelLoader",
+        "VARClassLabel",
+        "EmptyVARLatent",
+        "StepVARPruning",
+        "VARSampler",
+        "StepVARMaskOverlay",
+        "StepVARReport",
+    } <= ours
 
 
 def test_a_stock_workflow_runs(comfy):
@@ -57,17 +80,21 @@ def test_a_stock_workflow_runs(comfy):
 
 
 def test_reroutes_and_bypassed_nodes_pass_through(comfy):
-    run = comfy.run(red_square(
-        node(2, "Reroute", inputs=[("", "*", 1)], outputs=["IMAGE"]),
-        node(3, "ImageInvert", inputs=[("image", "IMAGE", 2)], outputs=["IMAGE"], mode=launch.BYPASS),
-        links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"], [3, 3, 0, 9, 0, "IMAGE"]]))
+    run = comfy.run(
+        red_square(
+            node(2, "Reroute", inputs=[("", "*", 1)], outputs=["IMAGE"]),
+            node(3, "ImageInvert", inputs=[("image", "IMAGE", 2)], outputs=["IMAGE"], mode=launch.BYPASS),
+            links=[[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"], [3, 3, 0, 9, 0, "IMAGE"]],
+        )
+    )
     assert run.prompt["9"]["inputs"]["images"] == ["1", 0]
 
 
 def test_muted_nodes_vanish_with_their_links(comfy):
     graph = red_square(
         node(3, "ImageInvert", inputs=[("image", "IMAGE", 1)], outputs=["IMAGE"], mode=launch.NEVER),
-        links=[[1, 1, 0, 3, 0, "IMAGE"], [3, 3, 0, 9, 0, "IMAGE"]])
+        links=[[1, 1, 0, 3, 0, "IMAGE"], [3, 3, 0, 9, 0, "IMAGE"]],
+    )
     with pytest.raises(PromptRefused, match="images") as refusal:
         comfy.run(graph)
     assert list(refusal.value.node_errors) == ["9"]
@@ -76,8 +103,14 @@ def test_muted_nodes_vanish_with_their_links(comfy):
 def test_the_control_after_a_seed_takes_a_place_of_its_own(comfy):
     values = [5, "fixed", 20, 8.0, "euler", "normal", 1.0]
     prompt = launch.to_prompt(workflow(node(1, "KSampler", values)), comfy.object_info())
-    assert prompt["1"]["inputs"] == {"seed": 5, "steps": 20, "cfg": 8.0, "sampler_name": "euler", "scheduler": "normal",
-                                     "denoise": 1.0}
+    assert prompt["1"]["inputs"] == {
+        "seed": 5,
+        "steps": 20,
+        "cfg": 8.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
     with pytest.raises(launch.Failure, match="fixed, increment"):
         launch.to_prompt(workflow(node(1, "KSampler", [5, 20, 8.0])), comfy.object_info())
 

@@ -25,8 +25,12 @@ def test_it_runs_and_leaves_pictures(comfy, path):
     comfy.forget()
     run = comfy.run(path, timeout=300)
     pictures = comfy.images(run)
-    assert pictures and all(len(set(p.convert("L").resize((64, 64)).tobytes())) > 20 for p in pictures), "a picture is blank"
-    pruned = [s for s in run.nodes_of("VARSampler") if run.prompt[s]["inputs"]["model"][0] in run.nodes_of("StepVARPruning")]
+    assert pictures and all(len(set(p.convert("L").resize((64, 64)).tobytes())) > 20 for p in pictures), (
+        "a picture is blank"
+    )
+    pruned = [
+        s for s in run.nodes_of("VARSampler") if run.prompt[s]["inputs"]["model"][0] in run.nodes_of("StepVARPruning")
+    ]
     scales = [run.outputs[sampler]["stepvar"][0]["scales"] for sampler in pruned]
     assert scales and all(s[-1]["tokens_run"] < s[-1]["tokens"] for s in scales), "the workflow shows pruning"
 
@@ -40,7 +44,8 @@ def test_it_is_listed_with_a_thumbnail(comfy, path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_every_saved_value_fits_its_widget(comfy, path):
-    """The saved widget values, in order, are choices and ranges of today's nodes: an inserted widget would shift them."""
+    """The saved widget values, in order, are choices and ranges of today's nodes: an inserted widget would shift
+    them."""
     info = comfy.object_info()
     for node_id, node in launch.to_prompt(json.loads(path.read_text(encoding="utf-8")), info).items():
         inputs = info[node["class_type"]]["input"]

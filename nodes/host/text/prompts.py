@@ -6,7 +6,8 @@ import re
 
 
 def plain(text: str) -> str:
-    """The prompt without weights: (word:1.3), nested too, becomes word; other parentheses are text, escaped ones too."""
+    """The prompt without weights: (word:1.3), nested too, becomes word; other parentheses are text, escaped ones
+    too."""
     weighted = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*):\s*[+-]?(?:\d(?:\.\d*)?|\.\d+)\s*\)")
     before = None
     while before != text:
@@ -15,7 +16,8 @@ def plain(text: str) -> str:
 
 
 class PromptTokenizer:
-    """Prompts as token ids in the form stock nodes pass on. A subclass sets key, tokenizer (of transformers) and ids(text)."""
+    """Prompts as token ids in the form stock nodes pass on. A subclass sets key, tokenizer (of transformers) and
+    ids(text)."""
 
     key: str
 
@@ -23,7 +25,9 @@ class PromptTokenizer:
         raise NotImplementedError
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        return {self.key: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(self.ids(plain(text)))]]}
+        return {
+            self.key: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(self.ids(plain(text)))]]
+        }
 
     def untokenize(self, tokens) -> list:
         return [(token, self.tokenizer.convert_ids_to_tokens(token[0])) for token in tokens]

@@ -1,8 +1,9 @@
-"""HART: text-to-image next-scale prediction with a continuous residual (Tang et al. 2024; layout of mit-han-lab/hart, MIT).
+"""HART: text-to-image next-scale prediction with a continuous residual (Tang et al. 2024; layout of mit-han-lab/hart,
+MIT).
 
-The prompt's tokens are the first scale: they run with full attention among themselves, and the answer at the last of them is
-the first code. Pre-norm blocks of RMS norm, rotary positions and gated MLPs; after the last scale's codes a small
-diffusion model draws what they leave out (residual.py).
+The prompt's tokens are the first scale: they run with full attention among themselves, and the answer at the last of
+them is the first code. Pre-norm blocks of RMS norm, rotary positions and gated MLPs; after the last scale's codes a
+small diffusion model draws what they leave out (residual.py).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from ..layers import Modulation, RMSNorm, attention_gain, merge_heads, on, place
 from .residual import FREQUENCIES, ResidualDiffusion, SinusoidEmbedding
 
 ROTARY_BASE = 10000.0
-CELL_PIXELS = 16             # pixels per token of the final scale, along each edge
-COARSE_SCALES = 7            # upstream draws these from top_k codes, the others from FINE_TOP_K
+CELL_PIXELS = 16  # pixels per token of the final scale, along each edge
+COARSE_SCALES = 7  # upstream draws these from top_k codes, the others from FINE_TOP_K
 FINE_TOP_K = 300
 MODULATIONS = ("none", "block", "shared")
 POOLINGS = ("max", "avg")
@@ -35,8 +36,9 @@ POOLINGS = ("max", "avg")
 class HARTConfig:
     """Sizes of a HART transformer; the defaults are the published 0.7B at 1024 pixels.
 
-    text_tokens: positions of a prompt, pads included. modulation: where blocks take AdaLN from: none, their own linear of the
-    pooled text (block), a table of their own plus the pooled text (shared). pooling: how the text is pooled for `block`.
+    text_tokens: positions of a prompt, pads included. modulation: where blocks take AdaLN from: none, their own
+    linear of the pooled text (block), a table of their own plus the pooled text (shared). pooling: how the text is
+    pooled for `block`.
     has_sinusoid_levels: level embeddings by a small network, else a table. residual_*: sizes of the residual head.
     """
 
@@ -70,7 +72,8 @@ class HARTConfig:
 
 @dataclass(frozen=True)
 class PromptCondition:
-    """Text features (B, T, C) with their pads, and mask (B, T), True at real tokens: pads are read too, the mask counts positions."""
+    """Text features (B, T, C) with their pads, and mask (B, T), True at real tokens: pads are read too, the mask
+    counts positions."""
 
     features_BTC: Tensor
     mask_BT: Tensor
@@ -83,31 +86,36 @@ class PromptCondition:
         if other is None:
             return self
         device = self.features_BTC.device
-        return PromptCondition(torch.cat([self.features_BTC, other.features_BTC.to(self.features_BTC)]),
-                               torch.cat([self.mask_BT, other.mask_BT.to(device)]))
+        return PromptCondition(
+            torch.cat([self.features_BTC, other.features_BTC.to(self.features_BTC)]),
+            torch.cat([self.mask_BT, other.mask_BT.to(device)]),
+        )
 
 
 # positions -----------------------------------------------------------------------------------------
 
 
 def rotary(angle_RLX: Tensor) -> Tensor:
-    """(rows, L, 2 D) float32: cos of every channel, then sin, negated in the first half, for `turn`. angle: (rows, L, D)."""
+    """(rows, L, 2 D) float32: cos of every channel, then sin, negated in the first half, for `turn`. angle: (rows, L,
+    D)."""
     sign = torch.ones_like(angle_RLX[:1, :1])
-    sign[..., :sign.shape[-1] // 2] = -1
+    sign[..., : sign.shape[-1] // 2] = -1
     return torch.cat([angle_RLX.cos(), angle_RLX.sin() * sign], -1)
 
 
 def text_rotary(places_RT: Tensor, head_dim: int) -> Tensor:
     """Of a text's positions: the ordinary rotary of one dimension."""
-    frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=places_RT.device, dtype=torch.float32) / head_dim)
+    frequencies = ROTARY_BASE ** (
+        -torch.arange(0, head_dim, 2, device=places_RT.device, dtype=torch.float32) / head_dim
+    )
     return rotary((places_RT.float()[..., None] * frequencies).repeat(1, 1, 2))
 
 
 def image_rotary(scale: Scale, offset_R: Tensor, edge: int, head_dim: int) -> Tensor:
     """Of a grid's cells: (row edge / h, column edge / w), both plus the position of the row's last text token.
 
-    Channels carry the row's angles in the first half and the column's in the second, so `turn` pairs a row's angle with a column's: no
-    rotation, but what the weights were trained with.
+    Channels carry the row's angles in the first half and the column's in the second, so `turn` pairs a row's angle
+    with a column's: no rotation, but what the weights were trained with.
     """
     frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 4, device=offset_R.device, dtype=torch.float32) / head_dim)
 
@@ -116,7 +124,9 @@ def image_rotary(scale: Scale, offset_R: Tensor, edge: int, head_dim: int) -> Te
         return (place_Rn[..., None] * frequencies).repeat(1, 1, 2)
 
     grid = (len(offset_R), scale.h, scale.w, head_dim // 2)
-    return rotary(torch.cat([angles(scale.h)[:, :, None].expand(grid), angles(scale.w)[:, None].expand(grid)], -1).flatten(1, 2))
+    return rotary(
+        torch.cat([angles(scale.h)[:, :, None].expand(grid), angles(scale.w)[:, None].expand(grid)], -1).flatten(1, 2)
+    )
 
 
 def turn(qk_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
@@ -143,9 +153,13 @@ class SelfAttention(nn.Module):
     def constants(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The bias of queries, keys (none) and values, and the gain of queries and keys."""
         q_bias, v_bias = on(self.q_bias, like).to(dtype), on(self.v_bias, like).to(dtype)
-        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(on(self.scale_mul_1H11, like)) if self.is_cosine else None
+        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(
+            on(self.scale_mul_1H11, like)
+        ) if self.is_cosine else None
 
-    def forward(self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], rotary_RLX: Tensor, layer: int, memory) -> Tensor:
+    def forward(
+        self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], rotary_RLX: Tensor, layer: int, memory
+    ) -> Tensor:
         bias, gain = constants
         qkv_RL3HD = self.qkv_proj(x_RLC).add_(bias).unflatten(-1, (3, self.heads, -1))
         qk_RL2HD = qkv_RL3HD[:, :, :2]
@@ -188,7 +202,9 @@ class Block(nn.Module):
         super().__init__()
         self.attn = SelfAttention(config, ops)
         self.ffn = FeedForward(config, ops)
-        self.ln_wo_grad = RMSNorm(config.width, config.norm_eps)  # of both sub-layers, and trained, whatever its name says
+        self.ln_wo_grad = RMSNorm(
+            config.width, config.norm_eps
+        )  # of both sub-layers, and trained, whatever its name says
         if config.modulation == "block":
             self.ada_lin = Modulation(config.width, 6, ops)
         elif config.modulation == "shared":
@@ -234,7 +250,8 @@ class HeadNorm(nn.Module):
 
 @dataclass
 class HARTRun:
-    """What is constant for one image batch, and where the run is: rows, guidance, rotary table and leading tokens of the current pass."""
+    """What is constant for one image batch, and where the run is: rows, guidance, rotary table and leading tokens of
+    the current pass."""
 
     text_RTC: Tensor
     places_RT: Tensor
@@ -247,8 +264,8 @@ class HARTRun:
     rows: slice
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
-    rotary_RLX: Tensor | None = None    # of the tokens that run
-    lead: int = 0                       # of the stream's tokens, those that are no cells of a grid
+    rotary_RLX: Tensor | None = None  # of the tokens that run
+    lead: int = 0  # of the stream's tokens, those that are no cells of a grid
 
 
 class HART(NextScaleModel):
@@ -267,7 +284,9 @@ class HART(NextScaleModel):
         self.context_embed = ops.Linear(c.text_dim, width)
         if c.has_context_norm:
             self.context_norm = RMSNorm(c.text_dim, c.norm_eps)
-        self.lvl_embed = SinusoidEmbedding(width, ops) if c.has_sinusoid_levels else ops.Embedding(len(c.patch_nums), width)
+        self.lvl_embed = (
+            SinusoidEmbedding(width, ops) if c.has_sinusoid_levels else ops.Embedding(len(c.patch_nums), width)
+        )
         self.blocks = nn.ModuleList(Block(config, ops) for _ in range(c.depth))
         self.head_nm = HeadNorm(config, ops)
         self.head = ops.Linear(width, c.vocab_size)
@@ -286,22 +305,29 @@ class HART(NextScaleModel):
 
     # condition, codes and schedule -----------------------------------------------------------
 
-    def text_condition(self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None) -> PromptCondition:
-        """Condition of a batch of prompts: Qwen2 features (B, T, C) of the last layer, padded to the length the weights know.
+    def text_condition(
+        self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None
+    ) -> PromptCondition:
+        """Condition of a batch of prompts: Qwen2 features (B, T, C) of the last layer, padded to the length the
+        weights know.
 
-        mask_BT: True at real tokens. Pads are kept: the model reads them, the mask only counts positions. pooled_BC is not
-        used. Raises ConditionMismatch for features of another encoder or another length.
+        mask_BT: True at real tokens. Pads are kept: the model reads them, the mask only counts positions. pooled_BC
+        is not used. Raises ConditionMismatch for features of another encoder or another length.
         """
         c = self.config
         if features_BTC.ndim != 3 or features_BTC.shape[1:] != (c.text_tokens, c.text_dim) or not len(features_BTC):
             raise ConditionMismatch(
-                f"The text features are {tuple(features_BTC.shape)}; this model reads (B, {c.text_tokens}, {c.text_dim}), pads included.",
-                "Encode the prompt with HART's Qwen2, padded to that many tokens.")
+                f"The text features are {tuple(features_BTC.shape)}; this model reads (B, {c.text_tokens}, "
+                f"{c.text_dim}), pads included.",
+                "Encode the prompt with HART's Qwen2, padded to that many tokens.",
+            )
         if mask_BT is None:
             mask_BT = torch.ones(features_BTC.shape[:2], dtype=torch.bool)
         if mask_BT.shape != features_BTC.shape[:2]:
-            raise ConditionMismatch(f"The text mask is {tuple(mask_BT.shape)}; the features are {tuple(features_BTC.shape)}.",
-                                    "Give one value per token.")
+            raise ConditionMismatch(
+                f"The text mask is {tuple(mask_BT.shape)}; the features are {tuple(features_BTC.shape)}.",
+                "Give one value per token.",
+            )
         return PromptCondition(features_BTC.detach().float(), mask_BT.to(features_BTC.device, torch.bool))
 
     def unconditional(self, condition: PromptCondition) -> PromptCondition:
@@ -318,17 +344,29 @@ class HART(NextScaleModel):
         """The one schedule the weights know. Raises ScheduleMismatch for anything else."""
         edge = self.config.patch_nums[-1]
         if not abs(aspect_ratio - 1) <= 1e-6:  # NaN too
-            raise ScheduleMismatch(f"Aspect ratio {aspect_ratio} is not one HART was trained for.", "HART makes square pictures: use 1.")
+            raise ScheduleMismatch(
+                f"Aspect ratio {aspect_ratio} is not one HART was trained for.", "HART makes square pictures: use 1."
+            )
         if seconds or variant:
             raise ScheduleMismatch("HART makes still pictures and has no variants.", "Leave seconds and variant empty.")
         if size is not None and str(size) != str(edge * CELL_PIXELS):
-            raise ScheduleMismatch(f"Size {size!r} is not one this model knows.", f"Use {edge * CELL_PIXELS}, or leave size empty (auto).")
+            raise ScheduleMismatch(
+                f"Size {size!r} is not one this model knows.", f"Use {edge * CELL_PIXELS}, or leave size empty (auto)."
+            )
         return self.config.schedule()
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
-        if schedule.scales[0].tokens != 1 or len(schedule) > len(self.config.patch_nums) or any(s.t > 1 or s.repeats > 1 for s in schedule):
-            raise ScheduleMismatch(f"The schedule {schedule.describe()} is not one of still pictures in up to {len(self.config.patch_nums)} scales, "
-                                   "the first of one token.", f"Use the model's own schedule, {self.config.schedule().describe()}.")
+        if (
+            schedule.scales[0].tokens != 1
+            or len(schedule) > len(self.config.patch_nums)
+            or any(s.t > 1 or s.repeats > 1 for s in schedule)
+        ):
+            raise ScheduleMismatch(
+                f"The schedule {schedule.describe()} is not one of still pictures in up to "
+                f"{len(self.config.patch_nums)} scales, "
+                "the first of one token.",
+                f"Use the model's own schedule, {self.config.schedule().describe()}.",
+            )
 
     def progress(self, scale_index: int, schedule: ScaleSchedule) -> float:
         """The last scale counts as the one before it: upstream's loop leaves the number behind."""
@@ -348,16 +386,26 @@ class HART(NextScaleModel):
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(self, condition: PromptCondition, negative: PromptCondition | None, memory, device, options=None) -> HARTRun:
+    def begin(
+        self, condition: PromptCondition, negative: PromptCondition | None, memory, device, options=None
+    ) -> HARTRun:
         texts = condition.joined(negative)
         features_RTC, mask_RT = texts.features_BTC.to(device), texts.mask_BT.to(device)
         text_RTC = self.context_embed(self.context_norm(features_RTC) if self.config.has_context_norm else features_RTC)
         scale, shift = rearrange(self.head_nm.ada_lin(text_RTC.amax(1)), "r (two c) -> two r 1 c", two=2).unbind(0)
         pooled_RC, dtype = self._pooled(text_RTC, mask_RT), self.dtype
         levels_S = torch.arange(len(self.config.patch_nums), device=text_RTC.device)
-        return HARTRun(text_RTC, mask_RT.cumsum(1) - 1, self.lvl_embed(levels_S).float(), self.diffloss.times(text_RTC.device),
-                       [b.attn.constants(text_RTC, dtype) for b in self.blocks], [b.modulated(pooled_RC, dtype) for b in self.blocks],
-                       (scale + 1, shift), memory, slice(0, texts.batch))
+        return HARTRun(
+            text_RTC,
+            mask_RT.cumsum(1) - 1,
+            self.lvl_embed(levels_S).float(),
+            self.diffloss.times(text_RTC.device),
+            [b.attn.constants(text_RTC, dtype) for b in self.blocks],
+            [b.modulated(pooled_RC, dtype) for b in self.blocks],
+            (scale + 1, shift),
+            memory,
+            slice(0, texts.batch),
+        )
 
     def _pooled(self, text_RTC: Tensor, mask_RT: Tensor) -> Tensor | None:
         """The text as one vector per row for AdaLN; the mean leaves pads out, the maximum does not."""
@@ -367,8 +415,8 @@ class HART(NextScaleModel):
         return (text_RTC * mask_RT1).sum(1) / mask_RT1.sum(1).clamp(min=1)
 
     def embed(self, run: HARTRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
-        """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the first scale,
-        whose stream is the text's."""
+        """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the
+        first scale, whose stream is the text's."""
         if run.rotary is None:
             dim, edge = self.config.head_dim, self.config.patch_nums[-1]
             images = [image_rotary(scale, run.places_RT[:, -1], edge, dim) for scale in schedule.scales[1:]]
@@ -382,7 +430,9 @@ class HART(NextScaleModel):
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat((run.rows.stop - run.rows.start) // len(x_BLC), 1, 1)
 
-    def embed_together(self, run: HARTRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+    def embed_together(
+        self, run: HARTRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
+    ) -> Tensor:
         streams, tables = [], []
         for f_BCHW, step in zip(features, steps):
             streams.append(self.embed(run, f_BCHW, step, schedule))
@@ -406,21 +456,34 @@ class HART(NextScaleModel):
         word_BLC = self.word_embed(rearrange(h_BChw, "b c h w -> b (h w) c"))
         rows = 2 * len(word_BLC) if run.guidance else len(word_BLC)
         z_RLC = self.decoder_norm(x_RLC[:rows] + word_BLC.repeat(rows // len(word_BLC), 1, 1))
-        return rearrange(self.diffloss.sample(z_RLC, run.times, run.guidance, noise), "b (h w) c -> b c h w", h=h_BChw.shape[2])
+        return rearrange(
+            self.diffloss.sample(z_RLC, run.times, run.guidance, noise), "b (h w) c -> b c h w", h=h_BChw.shape[2]
+        )
 
     # numbers ---------------------------------------------------------------------------------
 
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         """text_tokens is not read: a prompt is padded to one length."""
         c, itemsize = self.config, self.dtype.itemsize
-        modulation = 12 * c.depth * c.width ** 2 if c.modulation == "block" else 0
+        modulation = 12 * c.depth * c.width**2 if c.modulation == "block" else 0
         levels = 2 * len(c.patch_nums) * (FREQUENCIES + c.width) * c.width if c.has_sinusoid_levels else 0
         times = 2 * c.residual_steps * (FREQUENCIES + c.residual_width) * c.residual_width
-        return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.head_dim,
-                    linear_per_token=8 * c.width ** 2 + 6 * c.width * c.hidden, head_per_token=2 * c.width * c.vocab_size,
-                    embed_per_token=2 * c.code_dim * c.width,
-                    per_run_and_row=2 * c.text_tokens * c.text_dim * c.width + 4 * c.width ** 2 + modulation,
-                    lead_tokens=c.text_tokens - 1, tail_per_token=self.diffloss.flops_per_token(), per_run=levels + times,
-                    block_bytes=max((20 + 6 * itemsize) * c.width, 12 * c.width + 3 * itemsize * c.hidden), draw_bytes=20 * c.vocab_size,
-                    spread_bytes=18 * c.vocab_size, tail_bytes=36 * c.residual_width + 10 * c.width + 22 * c.code_dim,
-                    held_bytes=8 * c.head_dim * (c.schedule().tokens + c.text_tokens) + 4 * c.width * (c.text_tokens + 6 * c.depth * bool(modulation)))
+        return Cost(
+            layers=c.depth,
+            width=c.width,
+            heads=c.heads,
+            head_dim=c.head_dim,
+            linear_per_token=8 * c.width**2 + 6 * c.width * c.hidden,
+            head_per_token=2 * c.width * c.vocab_size,
+            embed_per_token=2 * c.code_dim * c.width,
+            per_run_and_row=2 * c.text_tokens * c.text_dim * c.width + 4 * c.width**2 + modulation,
+            lead_tokens=c.text_tokens - 1,
+            tail_per_token=self.diffloss.flops_per_token(),
+            per_run=levels + times,
+            block_bytes=max((20 + 6 * itemsize) * c.width, 12 * c.width + 3 * itemsize * c.hidden),
+            draw_bytes=20 * c.vocab_size,
+            spread_bytes=18 * c.vocab_size,
+            tail_bytes=36 * c.residual_width + 10 * c.width + 22 * c.code_dim,
+            held_bytes=8 * c.head_dim * (c.schedule().tokens + c.text_tokens)
+            + 4 * c.width * (c.text_tokens + 6 * c.depth * bool(modulation)),
+        )

@@ -17,7 +17,7 @@ from ...guidance import combine
 from ..layers import AffineNorm, Modulation
 
 TRAINED_STEPS = 1000
-FREQUENCIES = 256     # channels of a sinusoid
+FREQUENCIES = 256  # channels of a sinusoid
 EPS = 1e-6
 RESIDUAL_SCALE = 0.6  # residuals were divided by it for training
 MAX_BETA = 0.999
@@ -44,14 +44,15 @@ class SinusoidEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class DiffusionStep:
-    """Numbers of one denoising step from time `time` of 1000: x0 = x_gain x - noise_gain noise; mean = x0_share x0 + x_share x."""
+    """Numbers of one denoising step from time `time` of 1000: x0 = x_gain x - noise_gain noise; mean = x0_share x0 +
+    x_share x."""
 
     time: int
     x_gain: float
     noise_gain: float
     x0_share: float
     x_share: float
-    log_low: float   # bounds of the learned variance
+    log_low: float  # bounds of the learned variance
     log_high: float
     is_last: bool
 
@@ -76,9 +77,19 @@ def diffusion_steps(count: int) -> list[DiffusionStep]:
     betas = [1 - now / earlier for now, earlier in zip(kept, before)]
     variances = [beta * (1 - earlier) / (1 - now) for beta, now, earlier in zip(betas, kept, before)]
     variances[0] = variances[1]  # the first is zero
-    steps = [DiffusionStep(time, now ** -0.5, (1 / now - 1) ** 0.5, beta * earlier ** 0.5 / (1 - now), (1 - earlier) * (1 - beta) ** 0.5 / (1 - now),
-                           math.log(variance), math.log(beta), time == 0)
-             for time, now, earlier, beta, variance in zip(times, kept, before, betas, variances)]
+    steps = [
+        DiffusionStep(
+            time,
+            now**-0.5,
+            (1 / now - 1) ** 0.5,
+            beta * earlier**0.5 / (1 - now),
+            (1 - earlier) * (1 - beta) ** 0.5 / (1 - now),
+            math.log(variance),
+            math.log(beta),
+            time == 0,
+        )
+        for time, now, earlier, beta, variance in zip(times, kept, before, betas, variances)
+    ]
     return steps[::-1]
 
 
@@ -136,9 +147,11 @@ class ResidualDiffusion(nn.Module):
         return self.net.time_embed(torch.tensor([step.time for step in self.steps], device=device))
 
     def sample(self, z_RLC: Tensor, times_SW: Tensor, t: float, noise) -> Tensor:
-        """Residuals (B, L, channels) float32 on the condition z: B rows, or with guidance t the conditional rows, then the others.
+        """Residuals (B, L, channels) float32 on the condition z: B rows, or with guidance t the conditional rows,
+        then the others.
 
-        noise(name, shape) -> (B, *shape): one call for the start and one for every step, the last of which counts for nothing.
+        noise(name, shape) -> (B, *shape): one call for the start and one for every step, the last of which counts for
+        nothing.
         """
         cond_RLW, shape = self.net.cond_embed(z_RLC), (z_RLC.shape[1], self.channels)
         x = noise("residual", shape)
@@ -146,7 +159,7 @@ class ResidualDiffusion(nn.Module):
             out_RLX = self.net(x.repeat(2, 1, 1) if t else x, cond_RLW + time_W)
             predicted, spread = out_RLX.chunk(2, dim=-1)
             if t:
-                predicted, spread = combine(predicted, t), spread[:len(x)]  # the variance stays the conditional half's
+                predicted, spread = combine(predicted, t), spread[: len(x)]  # the variance stays the conditional half's
             x0 = (step.x_gain * x - step.noise_gain * predicted).clamp(-1, 1)
             fresh = noise(f"residual {number}", shape)
             x = step.x0_share * x0 + step.x_share * x
@@ -159,4 +172,6 @@ class ResidualDiffusion(nn.Module):
         """Linears of all steps, one token of one row; the times' embedding apart."""
         width, depth = self.net.input_proj.weight.shape[0], len(self.net.res_blocks)
         once = 2 * self.net.cond_embed.weight.numel()
-        return once + len(self.steps) * 2 * (self.channels * width + depth * 5 * width ** 2 + 2 * width ** 2 + width * 2 * self.channels)
+        return once + len(self.steps) * 2 * (
+            self.channels * width + depth * 5 * width**2 + 2 * width**2 + width * 2 * self.channels
+        )

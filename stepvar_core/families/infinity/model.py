@@ -21,7 +21,18 @@ from ...guidance import combine
 from ...schedule import Pass, Scale, ScaleSchedule
 from ...tokens import DENSE
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
-from ..layers import AffineNorm, Modulation, RMSNorm, attention_gain, merge_heads, modulated_norm, on, place_blocks, split_heads, unit_heads
+from ..layers import (
+    AffineNorm,
+    Modulation,
+    RMSNorm,
+    attention_gain,
+    merge_heads,
+    modulated_norm,
+    on,
+    place_blocks,
+    split_heads,
+    unit_heads,
+)
 from .schedules import SIZES, full_grid, published
 
 ROTARY_BASE = 10000.0
@@ -57,7 +68,7 @@ class InfinityConfig:
     @property
     def code_dim(self) -> int:
         """Channels of the latent."""
-        return self.bits // self.patch ** 2
+        return self.bits // self.patch**2
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,9 @@ class TextCondition:
     def padded(self, device) -> tuple[Tensor, Tensor | None]:
         """(rows, T, text_dim) float32 and what is real of it, bool (rows, 1, 1, T); None when all of it is."""
         lengths = [len(text) for text in self.texts]
-        features_RTC = nn.utils.rnn.pad_sequence([text.to(device, torch.float32) for text in self.texts], batch_first=True)
+        features_RTC = nn.utils.rnn.pad_sequence(
+            [text.to(device, torch.float32) for text in self.texts], batch_first=True
+        )
         if min(lengths) == max(lengths):
             return features_RTC, None
         is_real_RT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
@@ -172,7 +185,7 @@ class BlockInputs:
 
     modulation: tuple[Tensor, ...]  # gates, 1 + scales and shifts, (rows, 1, C) float32
     qkv_bias: Tensor
-    qk_gain: Tensor                 # lengths of queries and keys, (2, heads, 1) float32
+    qk_gain: Tensor  # lengths of queries and keys, (2, heads, 1) float32
     text_k: Tensor
     text_v: Tensor
     is_real: Tensor | None
@@ -180,8 +193,14 @@ class BlockInputs:
     def rows(self, rows: slice) -> BlockInputs:
         if rows == slice(0, len(self.text_k)):
             return self
-        return BlockInputs(tuple(m[rows] for m in self.modulation), self.qkv_bias, self.qk_gain, self.text_k[rows],
-                           self.text_v[rows], None if self.is_real is None else self.is_real[rows])
+        return BlockInputs(
+            tuple(m[rows] for m in self.modulation),
+            self.qkv_bias,
+            self.qk_gain,
+            self.text_k[rows],
+            self.text_v[rows],
+            None if self.is_real is None else self.is_real[rows],
+        )
 
 
 class Block(nn.Module):
@@ -197,9 +216,13 @@ class Block(nn.Module):
     def inputs(self, shared_R16C: Tensor, text_RTC: Tensor, is_real: Tensor | None) -> BlockInputs:
         gate1, gate2, scale1, scale2, shift1, shift2 = (shared_R16C + on(self.ada_gss, shared_R16C)).unbind(2)
         q_bias, v_bias = on(self.sa.q_bias, text_RTC), on(self.sa.v_bias, text_RTC)
-        return BlockInputs((gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2),
-                           torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(on(self.sa.scale_mul_1H11, shared_R16C)),
-                           *text_keys_values(self.ca, text_RTC, self.ca.heads), is_real)
+        return BlockInputs(
+            (gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2),
+            torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]),
+            attention_gain(on(self.sa.scale_mul_1H11, shared_R16C)),
+            *text_keys_values(self.ca, text_RTC, self.ca.heads),
+            is_real,
+        )
 
     def forward(self, x_RLC: Tensor, given: BlockInputs, layer: int, run: InfinityRun, tokens=DENSE) -> Tensor:
         # the stream, norms and gates are float32, the linears' inputs half: sums over 30 blocks outgrow bf16's 8 bits
@@ -233,23 +256,32 @@ class BlockChunk(nn.Module):
 
 
 def rotary_table(scale: Scale, full: tuple[int, int], head_dim: int, device=None) -> Tensor:
-    """cos and sin of every pair of channels, in turn, (1, L, head_dim) float32: the first half turns by the row, the second by the column.
+    """cos and sin of every pair of channels, in turn, (1, L, head_dim) float32: the first half turns by the row, the
+    second by the column.
 
-    A coordinate i of n counts as round(i N / n) of the full grid's N: the same place has the same position at any scale.
+    A coordinate i of n counts as round(i N / n) of the full grid's N: the same place has the same position at any
+    scale.
     """
-    frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim // 2, 2, device=device, dtype=torch.float32) / (head_dim // 2))
+    frequencies = ROTARY_BASE ** (
+        -torch.arange(0, head_dim // 2, 2, device=device, dtype=torch.float32) / (head_dim // 2)
+    )
 
     def angles(n: int, full_n: int) -> Tensor:
-        place = torch.arange(n, device=device, dtype=torch.float32) * (full_n / n)  # float32: it decides the rounding's ties
+        place = torch.arange(n, device=device, dtype=torch.float32) * (
+            full_n / n
+        )  # float32: it decides the rounding's ties
         return place.round()[:, None] * frequencies
 
     grid = (scale.h, scale.w, head_dim // 4)
-    angle_LX = torch.cat([angles(scale.h, full[0])[:, None].expand(grid), angles(scale.w, full[1])[None].expand(grid)], -1).flatten(0, 1)
+    angle_LX = torch.cat(
+        [angles(scale.h, full[0])[:, None].expand(grid), angles(scale.w, full[1])[None].expand(grid)], -1
+    ).flatten(0, 1)
     return torch.stack([angle_LX.cos(), angle_LX.sin()], -1).flatten(1)[None]
 
 
 def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
-    """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance half's."""
+    """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance
+    half's."""
     if len(table_RLX) not in (1, len(x_RL2HD)):
         table_RLX = table_RLX.repeat(len(x_RL2HD) // len(table_RLX), 1, 1)
 
@@ -265,7 +297,8 @@ def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
 
 @dataclass
 class InfinityRun:
-    """What is constant for one image batch, and where the run is: rows, guidance and rotary table of the current pass."""
+    """What is constant for one image batch, and where the run is: rows, guidance and rotary table of the current
+    pass."""
 
     pooled_R1C: Tensor
     blocks: list[BlockInputs]
@@ -275,7 +308,7 @@ class InfinityRun:
     mixed_after: frozenset
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
-    rotary_1LX: Tensor | None = None    # of the tokens that run
+    rotary_1LX: Tensor | None = None  # of the tokens that run
 
 
 class Infinity(NextScaleModel):
@@ -294,14 +327,18 @@ class Infinity(NextScaleModel):
         self.pos_start = nn.Parameter(torch.zeros(1, 1, width))
         self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
         self.text_proj_for_sos = TextPool(config, ops)
-        self.text_proj_for_ca = nn.Sequential(ops.Linear(config.text_dim, width), nn.GELU(approximate="tanh"), ops.Linear(width, width))
+        self.text_proj_for_ca = nn.Sequential(
+            ops.Linear(config.text_dim, width), nn.GELU(approximate="tanh"), ops.Linear(width, width)
+        )
         self.lvl_embed = ops.Embedding(config.levels, width)
         self.word_embed = ops.Linear(config.bits, width)
         self.shared_ada_lin = Modulation(width, 6, ops)
         self.head_nm = HeadNorm(config, ops)
         self.head = ops.Linear(width, 2 * config.bits)
         blocks = [Block(config, ops) for _ in range(config.depth)]
-        self.block_chunks = nn.ModuleList(BlockChunk(blocks[i:i + config.chunk]) for i in range(0, config.depth, config.chunk))
+        self.block_chunks = nn.ModuleList(
+            BlockChunk(blocks[i : i + config.chunk]) for i in range(0, config.depth, config.chunk)
+        )
 
     @property
     def blocks(self) -> list[Block]:
@@ -319,30 +356,39 @@ class Infinity(NextScaleModel):
 
     # condition, codes and schedule -----------------------------------------------------------
 
-    def text_condition(self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None) -> TextCondition:
+    def text_condition(
+        self, features_BTC: Tensor, mask_BT: Tensor | None = None, pooled_BC: Tensor | None = None
+    ) -> TextCondition:
         """Condition of a batch of prompts: FLAN-T5 features of the last layer, end token included.
 
-        mask_BT: True at real tokens; the others are dropped. pooled_BC is not used. Raises ConditionMismatch for features
-        of another encoder, a prompt without tokens or with more than the weights know.
+        mask_BT: True at real tokens; the others are dropped. pooled_BC is not used. Raises ConditionMismatch for
+        features of another encoder, a prompt without tokens or with more than the weights know.
         """
         c = self.config
         if features_BTC.ndim != 3 or features_BTC.shape[-1] != c.text_dim or not len(features_BTC):
-            raise ConditionMismatch(f"The text features are {tuple(features_BTC.shape)}; this model reads (B, T, {c.text_dim}).",
-                                    "Encode the prompt with FLAN-T5 XL.")
+            raise ConditionMismatch(
+                f"The text features are {tuple(features_BTC.shape)}; this model reads (B, T, {c.text_dim}).",
+                "Encode the prompt with FLAN-T5 XL.",
+            )
         if mask_BT is None:
             mask_BT = torch.ones(features_BTC.shape[:2], dtype=torch.bool)
         if mask_BT.shape != features_BTC.shape[:2]:
-            raise ConditionMismatch(f"The text mask is {tuple(mask_BT.shape)}; the features are {tuple(features_BTC.shape)}.",
-                                    "Give one value per token.")
+            raise ConditionMismatch(
+                f"The text mask is {tuple(mask_BT.shape)}; the features are {tuple(features_BTC.shape)}.",
+                "Give one value per token.",
+            )
         texts = tuple(features[mask.to(features.device, torch.bool)] for features, mask in zip(features_BTC, mask_BT))
         if not all(0 < len(text) <= c.text_maxlen for text in texts):
-            raise ConditionMismatch(f"The prompts have {', '.join(str(len(t)) for t in texts)} tokens; the model reads 1 to {c.text_maxlen}.",
-                                    "Shorten the prompt; an empty one still has its end token.")
+            raise ConditionMismatch(
+                f"The prompts have {', '.join(str(len(t)) for t in texts)} tokens; the model reads 1 to "
+                f"{c.text_maxlen}.",
+                "Shorten the prompt; an empty one still has its end token.",
+            )
         return TextCondition(texts)
 
     def unconditional(self, condition: TextCondition) -> TextCondition:
         """The learned rows, as many as the prompt has tokens."""
-        return TextCondition(tuple(self.cfg_uncond.detach()[:len(text)] for text in condition.texts))
+        return TextCondition(tuple(self.cfg_uncond.detach()[: len(text)] for text in condition.texts))
 
     @property
     def code_format(self) -> str:
@@ -355,9 +401,12 @@ class Infinity(NextScaleModel):
         return self.config.code_dim, schedule.final.h * self.config.patch, schedule.final.w * self.config.patch
 
     def schedule(self, aspect_ratio: float = 1.0, size=None, seconds=None, variant=None) -> ScaleSchedule:
-        """The published schedule of the nearest aspect ratio (width / height). size: 0.06M, 0.25M, 0.60M or 1M (default)."""
+        """The published schedule of the nearest aspect ratio (width / height). size: 0.06M, 0.25M, 0.60M or 1M
+        (default)."""
         if seconds or variant:
-            raise ScheduleMismatch("Infinity makes still pictures and has no variants.", "Leave seconds and variant empty.")
+            raise ScheduleMismatch(
+                "Infinity makes still pictures and has no variants.", "Leave seconds and variant empty."
+            )
         return published(aspect_ratio, size)
 
     def sizes(self) -> list[tuple[str, ScaleSchedule]]:
@@ -365,23 +414,33 @@ class Infinity(NextScaleModel):
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
         if len(schedule) > self.config.levels or any(s.t > 1 or s.repeats > 1 for s in schedule):
-            raise ScheduleMismatch(f"The schedule {schedule.describe()} is not one of still pictures in up to {self.config.levels} scales.",
-                                   "Use model.schedule(aspect_ratio, size).")
+            raise ScheduleMismatch(
+                f"The schedule {schedule.describe()} is not one of still pictures in up to {self.config.levels} "
+                "scales.",
+                "Use model.schedule(aspect_ratio, size).",
+            )
 
     def guidance_weights(self, cfg: float, schedule: ScaleSchedule) -> list[float]:
-        """Guidance per pass: t = cfg - 1, logits = cfg conditional + (1 - cfg) unconditional; the same at every scale."""
+        """Guidance per pass: t = cfg - 1, logits = cfg conditional + (1 - cfg) unconditional; the same at every
+        scale."""
         return [cfg - self.neutral_cfg] * len(schedule.passes)
 
     def guidance_places(self, layers: int | Sequence[int]) -> frozenset:
-        """Upstream's cfg_insertion_layer: 0 = on the logits, -n = hidden states after block depth - n; 1 does nothing."""
+        """Upstream's cfg_insertion_layer: 0 = on the logits, -n = hidden states after block depth - n; 1 does
+        nothing."""
         listed = [layers] if isinstance(layers, int) else list(layers)
         if not all(isinstance(n, int) and -self.config.depth < n <= 1 for n in listed):
-            raise OptionError(f"guidance_layers is {layers!r}.", f"List 0 for the logits, and {1 - self.config.depth} to -1 for blocks from the end.")
+            raise OptionError(
+                f"guidance_layers is {layers!r}.",
+                f"List 0 for the logits, and {1 - self.config.depth} to -1 for blocks from the end.",
+            )
         return frozenset("logits" if n == 0 else self.config.depth + n for n in listed if n < 1)
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(self, condition: TextCondition, negative: TextCondition | None, memory, device, options=None) -> InfinityRun:
+    def begin(
+        self, condition: TextCondition, negative: TextCondition | None, memory, device, options=None
+    ) -> InfinityRun:
         texts = condition.joined(negative)
         features_RTC, is_real = texts.padded(device)
         normed_RTC = self.text_norm(features_RTC)
@@ -390,11 +449,18 @@ class Infinity(NextScaleModel):
         shared_R16C = rearrange(self.shared_ada_lin(pooled_RC), "r (six c) -> r 1 six c", six=6)
         scale, shift = rearrange(self.head_nm.ada_lin(pooled_RC), "r (two c) -> two r 1 c", two=2).unbind(0)
         places = self.guidance_places(options.guidance_layers) if options is not None else frozenset()
-        return InfinityRun(pooled_RC.unsqueeze(1), [b.inputs(shared_R16C, text_RTC, is_real) for b in self.blocks],
-                           (scale + 1, shift), memory, slice(0, texts.batch), places - {"logits"})
+        return InfinityRun(
+            pooled_RC.unsqueeze(1),
+            [b.inputs(shared_R16C, text_RTC, is_real) for b in self.blocks],
+            (scale + 1, shift),
+            memory,
+            slice(0, texts.batch),
+            places - {"logits"},
+        )
 
     def embed(self, run: InfinityRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
-        """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the first scale."""
+        """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the
+        first scale."""
         pooled_R1C = run.pooled_R1C[run.rows]
         if run.rotary is None:
             full = full_grid(schedule)
@@ -406,7 +472,9 @@ class Infinity(NextScaleModel):
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat(len(pooled_R1C) // len(x_BLC), 1, 1)
 
-    def embed_together(self, run: InfinityRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule) -> Tensor:
+    def embed_together(
+        self, run: InfinityRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
+    ) -> Tensor:
         streams, rotary = [], []
         for f_BCHW, step in zip(features, steps):
             streams.append(self.embed(run, f_BCHW, step, schedule))
@@ -424,7 +492,8 @@ class Infinity(NextScaleModel):
         return tokens.leave(x_RLC)
 
     def logits(self, run: InfinityRun, x_RLC: Tensor, rows: slice) -> Tensor:
-        """(rows, L, 2 bits) float32, columns 2i and 2i + 1 for bit i being 0 and 1. rows: which of the run's rows x_RLC holds."""
+        """(rows, L, 2 bits) float32, columns 2i and 2i + 1 for bit i being 0 and 1. rows: which of the run's rows
+        x_RLC holds."""
         gain, shift = run.head
         return self.head(modulated_norm(x_RLC, gain[rows], shift[rows], self.config.norm_eps)).float()
 
@@ -435,9 +504,17 @@ class Infinity(NextScaleModel):
         square = 2 * c.width * c.width
         # the text's own MLP and pooling, then keys and values of every block
         text = 2 * c.text_dim * c.width * 3 + square + 4 * c.width + c.depth * 2 * square
-        return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.head_dim,
-                    linear_per_token=6 * square + 4 * c.width * c.hidden, head_per_token=4 * c.width * c.bits,
-                    embed_per_token=2 * c.bits * c.width, per_run_and_row=9 * square + text_tokens * text,
-                    cross_per_token=4 * text_tokens * c.width,
-                    block_bytes=(12 + 8 * self.dtype.itemsize) * c.width, draw_bytes=16 * c.width,
-                    held_bytes=c.depth * c.width * (6 * 4 + 2 * text_tokens * self.dtype.itemsize))
+        return Cost(
+            layers=c.depth,
+            width=c.width,
+            heads=c.heads,
+            head_dim=c.head_dim,
+            linear_per_token=6 * square + 4 * c.width * c.hidden,
+            head_per_token=4 * c.width * c.bits,
+            embed_per_token=2 * c.bits * c.width,
+            per_run_and_row=9 * square + text_tokens * text,
+            cross_per_token=4 * text_tokens * c.width,
+            block_bytes=(12 + 8 * self.dtype.itemsize) * c.width,
+            draw_bytes=16 * c.width,
+            held_bytes=c.depth * c.width * (6 * 4 + 2 * text_tokens * self.dtype.itemsize),
+        )

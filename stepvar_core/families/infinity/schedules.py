@@ -46,21 +46,24 @@ def _nearest(height_over_width: float, ratios) -> float:
 def published(aspect_ratio: float, size: str | None) -> ScaleSchedule:
     """The schedule nearest to width / height = aspect_ratio. Raises ScheduleMismatch for an unknown size."""
     if not aspect_ratio > 0 or aspect_ratio == float("inf"):
-        raise ScheduleMismatch(f"Aspect ratio {aspect_ratio!r} is no picture's.", "Give width / height, a number above 0.")
+        raise ScheduleMismatch(
+            f"Aspect ratio {aspect_ratio!r} is no picture's.", "Give width / height, a number above 0."
+        )
     name = "1M" if size is None else EDGES.get(str(size), str(size))
     if name not in SIZES:
         raise ScheduleMismatch(f"Size {size!r} is not one Infinity knows.", f"Choose one of {', '.join(SIZES)}.")
     grids = TEMPLATES[_nearest(1 / aspect_ratio, TEMPLATES)]
-    return ScaleSchedule((1, h, w) for h, w in grids[:SIZES[name]])
+    return ScaleSchedule((1, h, w) for h, w in grids[: SIZES[name]])
 
 
 def full_grid(schedule: ScaleSchedule) -> tuple[int, int]:
-    """(h, w) of the last 1M scale of the schedule's aspect ratio, whatever part of it runs: rotary positions count in it.
+    """(h, w) of the last 1M scale of the schedule's aspect ratio, whatever part of it runs: rotary positions count in
+    it.
 
     A schedule that is the beginning of no template, or of several, goes with the nearest one in shape.
     """
     grids = tuple((s.h, s.w) for s in schedule)
-    matching = [ratio for ratio, full in TEMPLATES.items() if full[:len(grids)] == grids]
+    matching = [ratio for ratio, full in TEMPLATES.items() if full[: len(grids)] == grids]
     h, w = TEMPLATES[_nearest(grids[-1][0] / grids[-1][1], matching or TEMPLATES)][-1]
     # a hand-written schedule may be finer than any published one: its positions must not collide
     return max(h, grids[-1][0]), max(w, grids[-1][1])

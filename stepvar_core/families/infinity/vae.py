@@ -1,7 +1,8 @@
 """VAE of Infinity: pictures to feature maps and back (layout of FoundationVision/Infinity's infinity_vae_d*, MIT).
 
-The convolutional autoencoder of codecs/autoencoder.py without attention and without convolutions around the quantiser; every
-convolution and norm sits one name deeper in the checkpoint (`conv1.conv.weight`, `norm1.norm.weight`).
+The convolutional autoencoder of codecs/autoencoder.py without attention and without convolutions around the
+quantiser; every convolution and norm sits one name deeper in the checkpoint (`conv1.conv.weight`,
+`norm1.norm.weight`).
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class WrappedOps:
 
 def modern_name(key: str) -> str:
     """Old files name convolutions and norms without the inner `.conv` and `.norm`."""
-    key = re.sub(r"\.(conv_in|conv_out|conv1|conv2|nin_shortcut|(?:down|up)sample\.conv)\.(weight|bias)$", r".\1.conv.\2", key)
+    key = re.sub(
+        r"\.(conv_in|conv_out|conv1|conv2|nin_shortcut|(?:down|up)sample\.conv)\.(weight|bias)$", r".\1.conv.\2", key
+    )
     return re.sub(r"\.(norm1|norm2|norm_out)\.(weight|bias)$", r".\1.norm.\2", key)
 
 
@@ -107,19 +110,34 @@ class BSQVAE(Codec):
 
 def _is_bsq_vae(checkpoint: Checkpoint) -> bool:
     keys = checkpoint.tensors.keys()
-    return (any(f"{part}.mid.block_1.norm1.norm.weight" in keys for part in ("encoder", "decoder"))
-            and not any(k.startswith(("quant_conv.", "quantize.embedding.", "encoder.mid.attn_1.", "decoder.mid.attn_1.")) for k in keys))
+    return any(f"{part}.mid.block_1.norm1.norm.weight" in keys for part in ("encoder", "decoder")) and not any(
+        k.startswith(("quant_conv.", "quantize.embedding.", "encoder.mid.attn_1.", "decoder.mid.attn_1.")) for k in keys
+    )
 
 
 def _configure_bsq_vae(checkpoint: Checkpoint, overrides: dict | None) -> BSQVAEConfig:
     said = settings(checkpoint, overrides)
-    has_encoder, has_decoder = ("encoder.conv_in.conv.weight" in checkpoint.tensors, "decoder.conv_in.conv.weight" in checkpoint.tensors)
+    has_encoder, has_decoder = (
+        "encoder.conv_in.conv.weight" in checkpoint.tensors,
+        "decoder.conv_in.conv.weight" in checkpoint.tensors,
+    )
     part, side, extra = ("decoder", "up", 1) if has_decoder else ("encoder", "down", 0)
     levels = checkpoint.count(rf"{part}\.{side}\.(\d+)\.")
     widths = [checkpoint.shape(f"{part}.{side}.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
-    dim = checkpoint.shape("decoder.conv_in.conv.weight")[1] if has_decoder else checkpoint.shape("encoder.conv_out.conv.weight")[0]
+    dim = (
+        checkpoint.shape("decoder.conv_in.conv.weight")[1]
+        if has_decoder
+        else checkpoint.shape("encoder.conv_out.conv.weight")[0]
+    )
     # every model sees one token per 16 pixels: a VAE of stride 8 belongs to one that reads 2 x 2 cells at once
     is_patched = bool(int(said("apply_spatial_patchify", 2 ** (levels - 1) < PIXELS_PER_TOKEN)))
-    return BSQVAEConfig(ch=widths[0], ch_mult=tuple(w // widths[0] for w in widths), z_channels=dim, patch=2 if is_patched else 1,
-                        num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.") - extra,
-                        norm_groups=int(said("norm_groups", 32)), has_encoder=has_encoder, has_decoder=has_decoder)
+    return BSQVAEConfig(
+        ch=widths[0],
+        ch_mult=tuple(w // widths[0] for w in widths),
+        z_channels=dim,
+        patch=2 if is_patched else 1,
+        num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.") - extra,
+        norm_groups=int(said("norm_groups", 32)),
+        has_encoder=has_encoder,
+        has_decoder=has_decoder,
+    )

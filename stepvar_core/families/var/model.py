@@ -72,7 +72,9 @@ class SelfAttention(nn.Module):
     def constants(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """The bias of queries, keys (none) and values, and the gain of queries and keys, where `like` lives."""
         q_bias, v_bias = on(self.q_bias, like), on(self.v_bias, like)
-        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(on(self.scale_mul_1H11, like)) if self.is_cosine else None
+        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(
+            on(self.scale_mul_1H11, like)
+        ) if self.is_cosine else None
 
     def forward(self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], layer: int, memory) -> Tensor:
         bias, gain = constants
@@ -180,8 +182,10 @@ class VAR(NextScaleModel):
         except (TypeError, ValueError, RuntimeError):  # names, nested lists
             is_valid = False
         if not is_valid:
-            raise ConditionMismatch(f"Class ids {labels!r} are not all whole numbers below {null}.",
-                                    f"Give at least one id from 0 to {null - 1}, or -1 for no class.")
+            raise ConditionMismatch(
+                f"Class ids {labels!r} are not all whole numbers below {null}.",
+                f"Give at least one id from 0 to {null - 1}, or -1 for no class.",
+            )
         return ClassCondition(torch.where(ids < 0, null, ids.long()))
 
     @property
@@ -192,24 +196,33 @@ class VAR(NextScaleModel):
         return ClassCondition(torch.full_like(condition.labels_B, self.config.num_classes))
 
     def schedule(self, aspect_ratio: float = 1.0, size=None, seconds=None, variant=None) -> ScaleSchedule:
-        """The one schedule the weights know; VAR is square and of one size. Raises ScheduleMismatch for anything else."""
+        """The one schedule the weights know; VAR is square and of one size. Raises ScheduleMismatch for anything
+        else."""
         edge = self.config.patch_nums[-1]
         if not abs(aspect_ratio - 1) <= 1e-6:  # NaN too
-            raise ScheduleMismatch(f"Aspect ratio {aspect_ratio} is not one VAR was trained for.", "VAR makes square pictures: use 1.")
+            raise ScheduleMismatch(
+                f"Aspect ratio {aspect_ratio} is not one VAR was trained for.", "VAR makes square pictures: use 1."
+            )
         if seconds or variant:
             raise ScheduleMismatch("VAR makes still pictures and has no variants.", "Leave seconds and variant empty.")
         if size is not None and str(size) not in {name for name, _ in self.sizes()} | {str(edge * 16)}:
-            raise ScheduleMismatch(f"Size {size!r} is not one this model knows.", f"Its final grid is {edge}x{edge} tokens.")
+            raise ScheduleMismatch(
+                f"Size {size!r} is not one this model knows.", f"Its final grid is {edge}x{edge} tokens."
+            )
         return self.config.schedule()
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
         if any(s.t != 1 for s in schedule):
-            raise ScheduleMismatch(f"The schedule {schedule.describe()} is a video's; VAR makes still pictures.", "Use scales with t = 1.")
+            raise ScheduleMismatch(
+                f"The schedule {schedule.describe()} is a video's; VAR makes still pictures.", "Use scales with t = 1."
+            )
         if len(schedule) > len(self.config.patch_nums) or schedule.tokens > self.pos_1LC.shape[1]:
             raise ScheduleMismatch(
-                f"The schedule {schedule.describe()} has {len(schedule)} scales and {schedule.tokens} tokens; this VAR has "
+                f"The schedule {schedule.describe()} has {len(schedule)} scales and {schedule.tokens} tokens; this "
+                "VAR has "
                 f"{len(self.config.patch_nums)} level and {self.pos_1LC.shape[1]} position embeddings.",
-                f"Use the model's own schedule, {self.config.schedule().describe()}.")
+                f"Use the model's own schedule, {self.config.schedule().describe()}.",
+            )
 
     def guidance_weights(self, cfg: float, schedule: ScaleSchedule) -> list[float]:
         """Guidance per pass: t = cfg * s / (S - 1), logits = (1 + t) conditional - t unconditional (VAR's ramp)."""
@@ -224,10 +237,19 @@ class VAR(NextScaleModel):
             shared_R16C = rearrange(self.shared_ada_lin(cond_RC), "r (six c) -> r 1 six c", six=6)
             blocks = [self._gains((shared_R16C + on(b.ada_gss, shared_R16C)).unbind(2)) for b in self.blocks]
         else:
-            blocks = [self._gains(rearrange(b.ada_lin(cond_RC), "r (six c) -> six r 1 c", six=6).unbind(0)) for b in self.blocks]
+            blocks = [
+                self._gains(rearrange(b.ada_lin(cond_RC), "r (six c) -> six r 1 c", six=6).unbind(0))
+                for b in self.blocks
+            ]
         gain, shift = rearrange(self.head_nm.ada_lin(cond_RC), "r (two c) -> two r 1 c", two=2).unbind(0)
-        return VARRun(cond_RC.unsqueeze(1), blocks, [b.attn.constants(cond_RC) for b in self.blocks], (gain + 1, shift), memory,
-                      slice(0, len(labels_R)))
+        return VARRun(
+            cond_RC.unsqueeze(1),
+            blocks,
+            [b.attn.constants(cond_RC) for b in self.blocks],
+            (gain + 1, shift),
+            memory,
+            slice(0, len(labels_R)),
+        )
 
     @staticmethod
     def _gains(chunks: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -237,16 +259,21 @@ class VAR(NextScaleModel):
     def positions(self, schedule: ScaleSchedule, like: Tensor) -> Tensor:
         """Level plus absolute position embedding of every token of the schedule, (1, L, C)."""
         level_L = torch.cat([torch.full((s.tokens,), i, device=like.device) for i, s in enumerate(schedule)])
-        return (self.lvl_embed(level_L)[None] + on(self.pos_1LC, like)[:, :len(level_L)]).to(like.dtype)
+        return (self.lvl_embed(level_L)[None] + on(self.pos_1LC, like)[:, : len(level_L)]).to(like.dtype)
 
     def embed(self, run: VARRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
-        """Residual stream entering block 0, (rows, L, C). f_BCHW: the quantiser's next_input; None for the first scale."""
-        start = sum(s.tokens for s in schedule.scales[:step.scale_index])
+        """Residual stream entering block 0, (rows, L, C). f_BCHW: the quantiser's next_input; None for the first
+        scale."""
+        start = sum(s.tokens for s in schedule.scales[: step.scale_index])
         if run.place_1LC is None:
             run.place_1LC = self.positions(schedule, run.condition_R1C)
-        place_1LC = run.place_1LC[:, start:start + step.scale.tokens]
+        place_1LC = run.place_1LC[:, start : start + step.scale.tokens]
         if f_BCHW is None:
-            return run.condition_R1C[run.rows].expand(-1, step.scale.tokens, -1) + on(self.pos_start, place_1LC) + place_1LC
+            return (
+                run.condition_R1C[run.rows].expand(-1, step.scale.tokens, -1)
+                + on(self.pos_start, place_1LC)
+                + place_1LC
+            )
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c").to(self.dtype)) + place_1LC
         rows = run.rows.stop - run.rows.start
         return x_BLC.repeat(rows // len(x_BLC), 1, 1)
@@ -269,20 +296,37 @@ class VAR(NextScaleModel):
         scales 1…S-1, row-major, concatenated (VAR figure 4, training).
         """
         schedule = self.config.schedule()
-        run = self.begin(ClassCondition(labels_B), None, BlockCausal([s.tokens for s in schedule], labels_B.device), labels_B.device)
+        run = self.begin(
+            ClassCondition(labels_B), None, BlockCausal([s.tokens for s in schedule], labels_B.device), labels_B.device
+        )
         place_1LC = self.positions(schedule, run.condition_R1C)
         first = schedule.scales[0].tokens
-        x_BLC = torch.cat([run.condition_R1C.expand(-1, first, -1) + on(self.pos_start, place_1LC),
-                           self.word_embed(inputs_BLC.to(self.dtype))], dim=1) + place_1LC
+        x_BLC = (
+            torch.cat(
+                [
+                    run.condition_R1C.expand(-1, first, -1) + on(self.pos_start, place_1LC),
+                    self.word_embed(inputs_BLC.to(self.dtype)),
+                ],
+                dim=1,
+            )
+            + place_1LC
+        )
         return self.logits(run, self.blocks_forward(run, x_BLC), run.rows)
 
     # numbers ---------------------------------------------------------------------------------
 
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         c = self.config
-        return Cost(layers=c.depth, width=c.width, heads=c.heads, head_dim=c.width // c.heads,
-                    linear_per_token=2 * (4 * c.width * c.width + 2 * c.width * c.hidden),
-                    head_per_token=2 * c.width * c.vocab_size, embed_per_token=2 * c.code_dim * c.width,
-                    per_run_and_row=2 * c.width * (6 * c.width * (1 if c.shared_aln else c.depth) + 2 * c.width),
-                    block_bytes=12 * c.width * self.dtype.itemsize, draw_bytes=29 * c.vocab_size,
-                    held_bytes=6 * c.depth * c.width * self.dtype.itemsize)
+        return Cost(
+            layers=c.depth,
+            width=c.width,
+            heads=c.heads,
+            head_dim=c.width // c.heads,
+            linear_per_token=2 * (4 * c.width * c.width + 2 * c.width * c.hidden),
+            head_per_token=2 * c.width * c.vocab_size,
+            embed_per_token=2 * c.code_dim * c.width,
+            per_run_and_row=2 * c.width * (6 * c.width * (1 if c.shared_aln else c.depth) + 2 * c.width),
+            block_bytes=12 * c.width * self.dtype.itemsize,
+            draw_bytes=29 * c.vocab_size,
+            held_bytes=6 * c.depth * c.width * self.dtype.itemsize,
+        )

@@ -2,6 +2,7 @@
 
 SECOND_DEVICE: the library built from device.cpp. SECOND_DEVICE_MIB: its memory.
 """
+
 import os
 import types
 
@@ -17,9 +18,21 @@ def memory_stats(device=None) -> dict:
 
 
 torch.utils.rename_privateuse1_backend("npu")
-torch._register_device_module("npu", types.SimpleNamespace(
-    is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0, set_device=lambda device: None,
-    get_device_name=lambda device=None: "second device", mem_get_info=lambda device=None: (memory.limit() - memory.used(), memory.limit()),
-    memory_stats=memory_stats, empty_cache=lambda: None, synchronize=lambda device=None: None, _is_in_bad_fork=lambda: False,
-    manual_seed_all=lambda seed: None, get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16]))
+torch._register_device_module(
+    "npu",
+    types.SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        current_device=lambda: 0,
+        set_device=lambda device: None,
+        get_device_name=lambda device=None: "second device",
+        mem_get_info=lambda device=None: (memory.limit() - memory.used(), memory.limit()),
+        memory_stats=memory_stats,
+        empty_cache=lambda: None,
+        synchronize=lambda device=None: None,
+        _is_in_bad_fork=lambda: False,
+        manual_seed_all=lambda seed: None,
+        get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16],
+    ),
+)
 torch.utils.generate_methods_for_privateuse1_backend()
