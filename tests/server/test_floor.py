@@ -8,8 +8,8 @@ from test_workflows import *  # noqa: F403
 import launch
 
 pytestmark = pytest.mark.server
-# noqa: F821 - a minute, and nothing of it hangs on the version
-del test_two_models_taking_turns_for_fifty_prompts_leave_memory_flat
+# a minute, and nothing of it hangs on the version
+del test_two_models_taking_turns_for_fifty_prompts_leave_memory_flat  # noqa: F821
 
 
 @pytest.fixture(scope="module")
