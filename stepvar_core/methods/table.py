@@ -15,7 +15,7 @@ from numbers import Integral, Real
 
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
-from .kept import HALVES
+from .policy import HALVES, Policy
 from .presets import SKIPPABLE
 from .stepvar import StepVAR
 
@@ -97,7 +97,7 @@ class Rival(StepVAR):
 
 
 @dataclass(frozen=True)
-class Accelerator:
+class Accelerator(Policy):
     """A policy: one of METHODS and its options, all of them. Made by `accelerator`, which checks them."""
 
     method: str
