@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import stepvar_core as sv
+from stepvar_core.families import FAMILIES
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import SIZES
-from stepvar_core.families.registry import MODELS
 from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, apply_preset, preset_ratios
 
@@ -47,10 +47,10 @@ def test_a_condition_that_nothing_would_follow_is_refused():
     assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(SHORT, 0, 2)
 
 
-@pytest.mark.parametrize("family", [family for family in MODELS.values() if family.build is not Infinity])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.skips])
 @pytest.mark.parametrize("name", PRESETS)
 def test_other_families_keep_their_full_resolution(name, family):
-    ratios = preset_ratios(name, family.build.skips, FULL, len(FULL))
+    ratios = preset_ratios(name, family.skips, FULL, len(FULL))
     assert all(r < 1 for r in ratios)
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 
