@@ -30,39 +30,6 @@ log = logging.getLogger(__name__)
 KEEP_WHOLE = 3  # a grid of at most this many tokens is never redrawn in part: VAR's editing takes it from the picture
 
 
-@dataclass(frozen=True)
-class Options:
-    """Switches of single families. smooth: VAR's more_smooth, off for VAR and on for HART, as their scripts have it.
-    smooth_from: first scale it applies to. guidance_layers: where Infinity applies guidance: 0 on the logits, -n on the
-    hidden states after block depth - n. residual: HART's last scale adds a continuous residual to its codes.
-    maskgit_steps: how many steps predict HART's last scale."""
-
-    smooth: bool = False
-    smooth_from: int = 0
-    guidance_layers: int | Sequence[int] = (0,)
-    residual: bool = True
-    maskgit_steps: int = 1
-
-    @classmethod
-    def read(cls, options: dict | None, model) -> Options:
-        """The model's defaults and these. Raises OptionError for a name its family does not know."""
-        unknown = sorted(set(options or {}) - set(model.known_options))
-        if unknown:
-            raise OptionError(
-                f"Unknown option {', '.join(unknown)}.",
-                f"This family knows: {', '.join(model.known_options) or 'none'}.",
-            )
-        read = cls(**model.default_options | (options or {}))
-        for name, least in (("smooth_from", 0), ("maskgit_steps", 1)):
-            value = getattr(read, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise OptionError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
-        for name in ("smooth", "residual"):
-            if not isinstance(getattr(read, name), bool):
-                raise OptionError(f"{name} is {getattr(read, name)!r}.", "Use True or False.")
-        return read
-
-
 class Clock:
     """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
 
@@ -147,7 +114,7 @@ class Job:
     top_k: list[int]
     top_p: list[float]
     streams: Streams
-    options: Options
+    options: object  # the family's switches
     guides_logits: bool  # False where guidance is applied inside the model alone
     guides_layers: bool  # True where guidance mixes hidden states between blocks
     forced: list[Tensor | None]  # codes that replace drawn ones, per pass
@@ -489,7 +456,7 @@ def prepare(
     if rows is not None and len(rows) != batch:
         raise OptionError(f"rows names {len(rows)} pictures; the batch has {batch}.", "Give one number per picture.")
     policy = (pruning or NoPruning()).resolve(model, schedule)
-    options = Options.read(options, model)
+    options = model.Options.read(options)
     where = model.guidance_places(options.guidance_layers)
     weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)
     device = torch.device(device) if device is not None else model.weight_device
@@ -647,8 +614,8 @@ def sample(model, vae, cond, *, on_scale: Callable[[ScaleStep], None] | None = N
     token_sampling. cfg, temperature, top_k, top_p: None = official default, a list = one per scale. pruning: a policy,
     None = off. codes with start_at_scale = k forces the first k scales; end_at_scale is exclusive; mask (B, H, W), 1 =
     redraw, keeps the given codes elsewhere (VAR's zero-shot editing; grids of up to 3 tokens are kept whole). options:
-    see Options. keep_scores: the trace holds the score maps. on_scale(ScaleStep) is called after every pass.
-    Returns a Result. Raises the package's errors before anything runs.
+    the family's switches, see its Options. keep_scores: the trace holds the score maps. on_scale(ScaleStep) is called
+    after every pass. Returns a Result. Raises the package's errors before anything runs.
     """
     job = prepare(model, vae, cond, **arguments)
     return finish(job, watched(scale_steps(job), on_scale))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConditionMismatch, OptionError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE
+from .family import NoOptions
 
 TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
 
@@ -55,8 +56,8 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default), known_options (switches of sampler.Options it knows), default_options (those whose
-    official value is another than Options'), has_residual (whether a residual follows the last scale's codes).
+    reads its features by default), Options (its switches, see family.NoOptions), skips (how many of the last scales its
+    papers leave out at full size), has_residual (whether a residual follows the last scale's codes).
     `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what the stream is computed in where
     a host stores the weights in another type; None = the weights' own.
     """
@@ -64,8 +65,8 @@ class NextScaleModel(nn.Module):
     family: str
     neutral_cfg: float
     first_layer: int = 0
-    known_options: tuple[str, ...] = ()
-    default_options: dict[str, object] = {}
+    Options: type[NoOptions] = NoOptions
+    skips: int = 0
     has_residual: bool = False
 
     def __init__(self, config):
@@ -166,8 +167,8 @@ class NextScaleModel(nn.Module):
     def begin(self, condition, negative, memory, device, options=None):
         """Everything constant over the scales of one image batch; conditional rows first, then unconditional.
 
-        memory: a KVCache or BlockCausal. options: sampler.Options, None = defaults. Before every pass the sampler sets
-        `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
+        memory: a KVCache or BlockCausal. options: the family's Options, None = official. Before every pass the sampler
+        sets `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
         """
         raise NotImplementedError
 

@@ -21,6 +21,7 @@ from ...guidance import combine
 from ...schedule import Pass, Scale, ScaleSchedule
 from ...tokens import DENSE
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..family import NoOptions
 from ..layers import (
     AffineNorm,
     Modulation,
@@ -69,6 +70,13 @@ class InfinityConfig:
     def code_dim(self) -> int:
         """Channels of the latent."""
         return self.bits // self.patch**2
+
+
+@dataclass(frozen=True)
+class InfinityOptions(NoOptions):
+    """guidance_layers: where guidance is applied, see Infinity.guidance_places, which checks it."""
+
+    guidance_layers: int | Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -317,7 +325,8 @@ class Infinity(NextScaleModel):
     family = "infinity"
     neutral_cfg = 1.0
     first_layer = 3
-    known_options = ("guidance_layers",)
+    Options = InfinityOptions
+    skips = 2
 
     def __init__(self, config: InfinityConfig, ops=nn):
         super().__init__(config)
