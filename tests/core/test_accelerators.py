@@ -17,13 +17,15 @@ from test_cost import FlopCounter
 from tiny_models import SCHEDULE, prompts, tiny_infinity, tiny_pair
 
 import stepvar_core as sv
+from stepvar_core import methods
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import TEMPLATES
 from stepvar_core.methods.kept import AroundSublayers, Earlier
+from stepvar_core.methods.method import PUBLISHED, Accelerator
 from stepvar_core.methods.policy import About
-from stepvar_core.methods.stepvar import StepVARRun
-from stepvar_core.methods.table import METHODS, PUBLISHED, Accelerator, Rival
+from stepvar_core.methods.stepvar import Rival, StepVARRun
 
+METHODS = {method.id: method for method in methods.METHODS}
 # 13 scales, as many as Infinity's 1M has, so that what is skipped there is skipped here; no square but the first
 FULL = sv.ScaleSchedule(
     [
