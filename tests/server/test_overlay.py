@@ -312,7 +312,7 @@ def seen(request, frontend):
     look = f"""const part = __tools.part(__tools.node({COMPARE})), text = (css) => part.querySelector(css)?.textContent;
         return {{ ...part.dataset, figures: [...part.querySelectorAll(".stepvar-figures b")].map((b) => b.textContent), verdict: text(".stepvar-verdict"),
           clip: part.querySelector(".stepvar-b").style.clipPath, heat: !part.querySelector(".stepvar-difference").hidden,
-          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow") }};"""
+          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow"), menu: __tools.node({COMPARE}).imgs.map((i) => i.src) }};"""
     compare = [
         do(TOOLS),
         do(f"__tools.mark({COMPARE}, 'compare')"),
@@ -322,6 +322,14 @@ def seen(request, frontend):
         {"shoot": "wipe", "of": "#compare"},
         do(f"return [__tools.output({COMPARE}), __tools.output({WORDS})]"),
         do(look),
+        {"click": ["#compare .stepvar-pair", 0.2, 0.5], "button": "right"},
+        {"wait": 400},
+        {"shoot": "menu"},
+        do(
+            f"""return {{ offers: document.body.innerText.includes("Save Image"), menu: __tools.node({COMPARE}).imgs.map((i) => i.src) }};"""
+        ),
+        {"press": "Escape"},
+        {"click": ["body", 0.5, 0.97]},
         {"drag": ["#compare .stepvar-pair", 0.5, 0.5], "to": ["#compare .stepvar-pair", 0.8, 0.4]},
         do(look),
         {"focus": "#compare [role=slider]"},
@@ -344,7 +352,7 @@ def seen(request, frontend):
     given = {name: overlay["steps"][place] for name, place in named.items()}
     given["stopped"] = next(v for v in reversed(broken_off["steps"]) if v)
     values = [v for v in compared["steps"] if v]
-    given["compare"] = dict(zip(("outputs", "first", "dragged", "stepped", "end", "difference"), values))
+    given["compare"] = dict(zip(("outputs", "first", "pointed", "dragged", "stepped", "end", "difference"), values))
     return given
 
 
@@ -540,6 +548,20 @@ def test_the_divider_is_dragged_and_moved_by_keys(seen):
     assert float(stepped["at"]) == pytest.approx(float(dragged["at"]) - 0.03, abs=1e-6)
     assert end["at"] == "1" and end["clip"] == "inset(0px 0px 0px 100%)"
     assert not end["heat"]
+
+
+def test_the_menu_acts_on_what_is_shown(seen):
+    compared = seen["compare"]
+    [numbers] = compared["outputs"][0]["stepvar_compare"]
+    assert compared["pointed"]["offers"], "the node's menu opens over the pictures"
+    for name, picture, index in [
+        ("pointed", "a", 0),
+        ("dragged", "a", 0),
+        ("end", "a", 0),
+        ("difference", "difference", 1),
+    ]:
+        [url] = compared[name]["menu"]
+        assert f"filename={numbers[picture][index]['filename']}" in url, name
 
 
 def test_the_difference_replaces_the_pair(seen):

@@ -1,6 +1,6 @@
 // @ts-check
 // VAR Compare: a divider to draw over two pictures, their difference, and the numbers beneath.
-import { decibels, moveDivider, nth, speedUp, tagOf } from "../lib/compare.js";
+import { decibels, moveDivider, nth, pictureMeant, speedUp, tagOf } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
 import { addDisplay, el, fileUrl, hideStockPreview, offerImages, oldBadge, picker, segments } from "./dom.js";
@@ -20,6 +20,7 @@ export function attachCompare(node, { app, api, graph }) {
   view.element.style.minHeight = `${height()}px`;
   hideStockPreview(node);
   passToCanvas(view.element, () => app.canvas);
+  view.onoffer = (url) => offerImages(node, [url], 0);
   view.onshape = () => {
     if (view.element.style.minHeight === `${height()}px`) return;
     view.element.style.minHeight = `${height()}px`;
@@ -30,7 +31,6 @@ export function attachCompare(node, { app, api, graph }) {
     if (comparison) {
       view.show(comparison);
       view.old.show(isEarlier);
-      offerImages(node, comparison.difference.map((file) => fileUrl(api, file)), view.index);
     }
     return Boolean(comparison);
   }, { age: () => view.old.show(true) });
@@ -54,6 +54,7 @@ class CompareView {
     this.index = 0;
     this.mode = "wipe";
     this.onshape = () => {};
+    this.onoffer = (/** @type {string} */ _url) => {}; // the picture that the node's menu opens, copies and saves
 
     this.modes = segments(say("compare.modes"), ["wipe", "difference"].map((mode) => ({
       value: mode, text: say(`compare.mode.${mode}`), title: say(`compare.mode.${mode}`) })), (mode) => this.update({ mode }));
@@ -121,6 +122,15 @@ class CompareView {
       (i) => this.say("compare.picture", { n: i + 1, count: this.count() }));
     this.showTimes();
     this.showDivider();
+    this.offer(null);
+  }
+
+  /** @param {PointerEvent | null} event a press of the right button, whose place says which picture is meant */
+  offer(event) {
+    if (!this.data) return;
+    const box = this.frame.getBoundingClientRect();
+    const pointed = event && box.width ? (event.clientX - box.left) / box.width : null;
+    this.onoffer(this.address(nth(this.data[pictureMeant(this.mode, this.at, pointed)], this.index)));
   }
 
   showTimes() {
@@ -150,6 +160,12 @@ class CompareView {
     this.element.dataset.at = String(this.at);
   }
 
+  moveTo(at) {
+    this.at = at;
+    this.showDivider();
+    this.offer(null);
+  }
+
   place() {
     if (!this.stage.clientWidth || !this.a.naturalWidth) return;
     const box = { width: this.stage.clientWidth, height: this.stage.clientHeight };
@@ -161,12 +177,12 @@ class CompareView {
   }
 
   drag(event, isStart) {
+    if (isStart && event.button === 2) this.offer(event);
     if (!this.data || this.mode !== "wipe") return;
     if (isStart ? event.button !== 0 : !this.stage.hasPointerCapture(event.pointerId)) return;
     if (isStart) this.stage.setPointerCapture(event.pointerId);
     const box = this.frame.getBoundingClientRect();
-    this.at = Math.round(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 1000) / 1000;
-    this.showDivider();
+    this.moveTo(Math.round(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 1000) / 1000);
   }
 
   key(event) {
@@ -174,7 +190,6 @@ class CompareView {
     if (to === null) return;
     event.preventDefault();
     event.stopPropagation(); // the editor would move the node
-    this.at = to;
-    this.showDivider();
+    this.moveTo(to);
   }
 }
