@@ -1,6 +1,7 @@
 """Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain
 re-implementation."""
 
+import functools
 import gc
 import itertools
 import math
@@ -87,6 +88,7 @@ def same(one: sv.Result, other: sv.Result) -> bool:
     )
 
 
+@functools.cache
 def full_size() -> Infinity:
     with torch.device("meta"):
         return Infinity(InfinityConfig())
