@@ -19,9 +19,7 @@ from torch import Tensor
 from . import guidance
 from .errors import ConditionMismatch, LatentMismatch, OptionError, ShapeMismatch
 from .memory import BlockCausal, KVCache
-from .methods.kept import PassPlan
-from .methods.stepvar import NoPruning
-from .planning.cost import rows_per_pass
+from .methods.policy import About, NoPruning, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, Scale, ScaleSchedule
 from .token_sampling import Streams, maskgit_counts, smooth_probs, upload
 from .tokens import DENSE, PartTokens
@@ -59,7 +57,7 @@ class ScaleStep:
     codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
     f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
     None when the codes were forced.
-    kept: (B, t, h, w) bool. Reading `seconds` waits for the device.
+    kept: (B, t, h, w) bool. plans: of all passes, as the method plans them now. Reading `seconds` waits for the device.
     """
 
     step: Pass
@@ -74,6 +72,7 @@ class ScaleStep:
     passes: int
     clock: Clock
     marks: tuple
+    plans: Sequence[PassPlan]
 
     @property
     def index(self) -> int:
@@ -106,8 +105,9 @@ class Job:
     condition: object
     negative: object | None
     schedule: ScaleSchedule
-    policy: object
-    plans: list[PassPlan]
+    policy: Policy
+    about: About
+    plans: list[PassPlan]  # the most that may run; what does is the policy run's to say
     rows: list[int]
     weights: list[float]
     temperature: list[float]
@@ -160,15 +160,15 @@ class Job:
     def has_residual(self, step: Pass) -> bool:
         return self.model.has_residual and self.options.residual and step.scale_index == len(self.schedule) - 1
 
-    def guidance(self, index: int) -> float:
+    def guidance(self, index: int, rows: slice) -> float:
         """The t of guidance.combine in a pass that runs both halves, else 0."""
-        return self.weights[index] if self.rows[index] == 2 * self.batch else 0.0
+        return self.weights[index] if rows == slice(0, 2 * self.batch) else 0.0
 
-    def slice_of_rows(self, index: int) -> slice:
+    def slice_of_rows(self, index: int, plans: Sequence[PassPlan]) -> slice:
         """The rows that run in a pass: conditional rows come first, unconditional ones second."""
-        if self.plans[index].halves == "unconditional" and self.negative is not None:
+        if plans[index].halves == "unconditional" and self.negative is not None:
             return slice(self.batch, 2 * self.batch)
-        return slice(0, self.rows[index])
+        return slice(0, rows_per_pass(plans[: self.stop], self.weights[: self.stop], self.batch)[index])
 
 
 @torch.inference_mode()
@@ -177,31 +177,32 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     model, quantizer, schedule, clock = job.model, job.quantizer, job.schedule, Clock(job.device)
     cache = job.new_cache()
     run = model.begin(job.condition, job.negative, cache, job.device, job.options)
-    pruning = job.policy.begin(job.plans, schedule, job.batch, model.cost().width, job.device, job.streams.uniform)
+    pruning = job.policy.begin(job.about, job.plans)
     f_hat = quantizer.empty(job.batch, schedule, job.device)
     together = _forced_prefix(job, pruning)
     if together:
         f_hat = yield from _run_together(job, run, cache, f_hat, clock, together, pruning)
     for step in job.passes[len(together) :]:
-        start, plan = clock.mark(), pruning.plans[step.index]
+        start, plan = clock.mark(), due(pruning, job.plans, step.index)
         if plan.is_skipped:
-            yield _skipped(job, step, f_hat, clock, start)
+            done = _skipped(job, step, f_hat, clock, start, pruning)
+            pruning.observe(done)
+            yield done
             continue
         features = quantizer.next_input(f_hat, step.scale) if step.index else None
-        run.rows = cache.rows = job.slice_of_rows(step.index)
-        run.guidance = job.guidance(step.index)
-        tokens = pruning.tokens(step, plan, run.rows)
+        run.rows = cache.rows = job.slice_of_rows(step.index, pruning.plans)
+        run.guidance = job.guidance(step.index, run.rows)
+        tokens = pruning.tokens((step,), run.rows)
         drawn = _predicted(job, step, run, features, tokens)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, schedule, drawn.added)
-        pruning.saw(step, f_hat)
         kept = tokens.kept_BN()
-        yield ScaleStep(
+        done = ScaleStep(
             step,
             drawn.codes,
             f_hat,
             _full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
-            plan.kept,
+            plan.fewest,
             drawn.logits,
             drawn.soft,
             tokens.scores if job.keep_scores else None,
@@ -209,24 +210,28 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
             len(job.passes),
             clock,
             (start, clock.mark()),
+            pruning.plans,
         )
-        del features, drawn, h, tokens, kept  # or they would lie beside the next scale's
+        pruning.observe(done)
+        yield done
+        del features, drawn, h, tokens, kept, done  # or they would lie beside the next scale's
 
 
-def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
+def _forced_prefix(job: Job, pruning: PolicyRun) -> tuple[Pass, ...]:
     """The leading passes that are forced and dense and so need not wait for each other; none when there is only one.
 
     The last pass that runs is left out: the cache keeps no slot for it. Together they are no larger than the largest
     pass alone, or the run would take more memory than was made room for.
     """
-    room = max(plan.kept for plan in job.plans)
+    room = max(plan.fewest for plan in job.plans)
     prefix, last = [], max(step.index for step in job.passes if not job.plans[step.index].is_skipped)
     for step in job.passes[:last]:
-        i, rows = step.index, job.slice_of_rows(step.index)
+        i, rows = step.index, job.slice_of_rows(step.index, pruning.plans)
         is_forced = job.forced[i] is not None and job.redraw[i] is None
-        if not is_forced or not pruning.plans[i].is_dense or rows != job.slice_of_rows(0) or job.guides_layers:
+        is_first = rows == job.slice_of_rows(0, pruning.plans)
+        if not is_forced or not pruning.plans[i].is_dense or not is_first or job.guides_layers:
             break
-        if pruning.tokens(step, pruning.plans[i], rows) is not DENSE:  # remembered for the cache fill
+        if pruning.tokens((step,), rows) is not DENSE or i - 1 in pruning.decides_after:
             break
         room -= step.scale.tokens
         if room < 0:
@@ -236,7 +241,7 @@ def _forced_prefix(job: Job, pruning) -> tuple[Pass, ...]:
 
 
 def _run_together(
-    job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...], pruning
+    job: Job, run, cache: KVCache, f_hat: Tensor, clock: Clock, steps: tuple[Pass, ...], pruning: PolicyRun
 ) -> Iterator[ScaleStep]:
     """One block-causal pass over forced scales, as in training: fills the cache, yields their steps, returns f_hat."""
     start, quantizer, features, done = clock.mark(), job.quantizer, [], []
@@ -245,16 +250,15 @@ def _run_together(
         drawn = _forced(job, step)
         h = drawn.soft if drawn.soft is not None else quantizer.lookup(drawn.codes, step.scale)
         f_hat = f_hat + quantizer.contribution(h, step, job.schedule, drawn.added)
-        pruning.saw(step, f_hat)
         done.append((step, drawn, f_hat))
-    run.rows = cache.rows = job.slice_of_rows(0)
+    run.rows = cache.rows = job.slice_of_rows(0, pruning.plans)
     run.guidance = 0.0
     cache.together = BlockCausal([step.scale.tokens + (0 if step.index else job.lead) for step in steps], job.device)
     job.model.blocks_forward(run, job.model.embed_together(run, features, steps, job.schedule))
     cache.together = None
     stop = clock.mark()
     for step, drawn, f_hat in done:  # the first of them carries the time of all
-        yield ScaleStep(
+        one = ScaleStep(
             step,
             drawn.codes,
             f_hat,
@@ -267,7 +271,10 @@ def _run_together(
             len(job.passes),
             clock,
             (stop if step.index else start, stop),
+            pruning.plans,
         )
+        pruning.observe(one)
+        yield one
     return f_hat
 
 
@@ -303,7 +310,7 @@ def _forced(job: Job, step: Pass) -> Drawn | None:
 def _drawn(job: Job, step: Pass, run, x_RLC: Tensor, tokens) -> Drawn:
     """Head, guidance, filtering and one draw for every position of the grid."""
     i, batch, quantizer = step.index, job.batch, job.quantizer
-    t = job.guidance(i)
+    t = run.guidance
     if t and job.guides_logits:
         logits = guidance.combine(job.model.logits(run, x_RLC, run.rows), t)
     else:
@@ -387,7 +394,7 @@ def _full_map(job: Job, step: Pass) -> Tensor:
     return torch.ones(job.batch, *step.scale.grid, dtype=torch.bool, device=job.device)
 
 
-def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
+def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start, pruning: PolicyRun) -> ScaleStep:
     empty = job.quantizer.no_codes(job.batch, 0, job.device)
     return ScaleStep(
         step,
@@ -402,6 +409,7 @@ def _skipped(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleS
         len(job.passes),
         clock,
         (start, clock.mark()),
+        pruning.plans,
     )
 
 
@@ -451,14 +459,16 @@ def prepare(
     options = model.Options.read(options)
     where = model.guidance_places(options.guidance_layers)
     weights = guidance.weights(model, cfg, schedule) if where else [0.0] * len(schedule.passes)
-    plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
+    device = torch.device(device) if device is not None else model.weight_device
+    streams = Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise)
+    about = About.of(model, schedule, batch, device, streams.uniform)
+    plans = policy.plan(about)
     stop = _passes_before(schedule, len(schedule) if end_at_scale is None else end_at_scale, "end_at_scale")
     first = _passes_before(schedule, start_at_scale, "start_at_scale")
     if stop < 1:
         raise OptionError("end_at_scale is 0: nothing would run.", "Use at least 1, or leave it out for all scales.")
     running = rows_per_pass(plans[:stop], weights[:stop], batch)
     needs_negative = max(running) > batch
-    device = torch.device(device) if device is not None else model.weight_device
     quantizer = vae.quantizer_on(device) if vae is not None else model.own_quantizer()
     if quantizer.code_format != model.code_format:
         raise LatentMismatch(
@@ -472,7 +482,6 @@ def prepare(
             "picture.",
             model.family,
         )
-    streams = Streams(int(seed), tuple(rows) if rows is not None else tuple(range(batch)), draw, noise)
     is_forced = forced[-1] is not None and redraw[-1] is None
     parts = (
         () if is_forced or stop < len(schedule.passes) else _parts(options.maskgit_steps, plans[-1], schedule, streams)
@@ -484,6 +493,7 @@ def prepare(
         (negative or model.unconditional(cond)) if needs_negative else None,
         schedule,
         policy,
+        about,
         plans,
         running,
         weights,
@@ -630,12 +640,7 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
         )  # only the last f_hat is needed: free the others as we go
         done.append(step)
     scales = tuple(_traced(step) for step in done)
-    trace = Trace(
-        scales,
-        job.model.family,
-        job.policy.describe(),
-        {"seed": job.streams.seed, "fill": job.plans[0].fill, "scope": job.plans[0].scope},
-    )
+    trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result([s.codes for s in done], latent, trace, job.schedule, [s.soft for s in done])
 

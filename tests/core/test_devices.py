@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
-from stepvar_core.methods.kept import FILLS
+from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.methods.table import METHODS
@@ -50,6 +50,7 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
         device=META,
         forced=moved,
         redraw=redraw,
+        about=replace(job.about, device=META),
         parts=tuple(part.to(META) for part in job.parts),
     )
     with OneDevice():

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { decibels, moveDivider, nth, speedUp, tagOf } from "../../web/lib/compare.js";
+import { decibels, moveDivider, nth, pictureMeant, speedUp, tagOf } from "../../web/lib/compare.js";
 
 test("the speed-up says which one is faster, and nothing without both times", () => {
   assert.deepEqual(speedUp([2, 1.25]), { key: "compare.faster", times: "1.60" });
@@ -27,4 +27,9 @@ test("equal pictures are said to be, and one picture stands for all", () => {
 test("a picture is tagged with its method where a trace names one", () => {
   assert.equal(tagOf("B", "FastVAR 0.75/0.5"), "B · FastVAR");
   assert.deepEqual([tagOf("A", "off"), tagOf("A", null), tagOf("A")], ["A", "A", "A"]);
+});
+
+test("a menu is about the picture that was pointed at, else the one that shows more", () => {
+  assert.deepEqual([["wipe", 0.5, 0.2], ["wipe", 0.5, 0.7], ["wipe", 0.9, 0.7], ["wipe", 1], ["wipe", 0.1], ["difference", 0.5, 0.2]].map((args) => pictureMeant(...args)),
+    ["a", "b", "a", "a", "b", "difference"]);
 });

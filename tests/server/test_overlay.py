@@ -38,7 +38,8 @@ globalThis.__tools = {
       return Array.from(data.slice(4 * (y * canvas.width + x), 4 * (y * canvas.width + x) + 4));
     });
   },
-  state: (node) => ({ ...__tools.part(node).dataset, said: __tools.part(node).querySelector(".stepvar-said")?.textContent,
+  isOld: (node) => !__tools.part(node).querySelector(".stepvar-old").hidden,
+  state: (node) => ({ ...__tools.part(node).dataset, isOld: __tools.isOld(node), said: __tools.part(node).querySelector(".stepvar-said")?.textContent,
     picture_url: __tools.part(node).querySelector(".stepvar-stage > img")?.getAttribute("src"), for_menu: node.imgs?.length ?? 0,
     stock: [...node.widgets.map((w) => w.name).filter((name) => name.startsWith("$$")),
       ...[...document.querySelectorAll(`[data-node-id="${node.id}"] img`)].filter((i) => !i.closest(".stepvar") && i.offsetParent).map((i) => i.src)] }),
@@ -200,14 +201,36 @@ def seen(request, frontend):
         do(READ),
         name="other tab and back",
     )
+    # the same file opened anew: what the server remembers is its own only while it would be drawn the same way
+    other, reseeded = (json.loads(json.dumps(graph)) for _ in range(2))
+    [label] = [node for node in other["nodes"] if node["type"] == "VARClassLabel"]
+    label["widgets_values"][0] = "strawberry"
+    for node in reseeded["nodes"]:
+        if node["type"] == "VARSampler":
+            node["widgets_values"][0] = fresh + 9
+    states = f"return [{SAMPLER}, {OVERLAY}].map((id) => __tools.state(__tools.node(id)));"
+    done = (
+        f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && "
+        f"__tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"
+    )
     add(
         {"reload": True},
         do(TOOLS),
+        do(f"await app.loadGraphData({json.dumps(other)}, true, true, null)"),
+        {"wait": 1500},
+        do(states),
+        name="other settings",
+    )
+    add(
+        do(f"await app.loadGraphData({json.dumps(reseeded)}, true, true, null)"),
+        {"until": done},
+        do(states),
+        name="another seed",
+    )
+    add({"shoot": "earlier"})
+    add(
         do(f"await app.loadGraphData({json.dumps(graph)}, true, true, null)"),
-        {
-            "until": f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && "
-            f"__tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"
-        },
+        {"until": done},
         {"wait": 800},
         do(f"""const root = app.nodeOutputs[{OVERLAY}], node = __tools.node({OVERLAY});
         return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), sampler: __tools.state(__tools.node({SAMPLER})) }};"""),
@@ -216,6 +239,16 @@ def seen(request, frontend):
     add({"shoot": "reloaded"})
     # the same prompt again: every node is cached, and says its output once more
     add(*run_to_end([SAMPLER]), do(READ), name="cached")
+    label = (
+        "const w = app.rootGraph.nodes.find((n) => n.type === 'VARClassLabel').widgets.find((w) => w.name === 'label');"
+    )
+    add(
+        do(f"{label} globalThis.__label = w.value; w.value = 'no such class'"),
+        *run_to_end([]),
+        do(states),
+        name="failed",
+    )
+    add({"shoot": "failed"}, do(f"{label} w.value = __label"))
     add(
         do(f"""const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker, remember = () => (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
         const before = __tools.node({OVERLAY});
@@ -279,7 +312,7 @@ def seen(request, frontend):
     look = f"""const part = __tools.part(__tools.node({COMPARE})), text = (css) => part.querySelector(css)?.textContent;
         return {{ ...part.dataset, figures: [...part.querySelectorAll(".stepvar-figures b")].map((b) => b.textContent), verdict: text(".stepvar-verdict"),
           clip: part.querySelector(".stepvar-b").style.clipPath, heat: !part.querySelector(".stepvar-difference").hidden,
-          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow") }};"""
+          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow"), menu: __tools.node({COMPARE}).imgs.map((i) => i.src) }};"""
     compare = [
         do(TOOLS),
         do(f"__tools.mark({COMPARE}, 'compare')"),
@@ -289,6 +322,14 @@ def seen(request, frontend):
         {"shoot": "wipe", "of": "#compare"},
         do(f"return [__tools.output({COMPARE}), __tools.output({WORDS})]"),
         do(look),
+        {"click": ["#compare .stepvar-pair", 0.2, 0.5], "button": "right"},
+        {"wait": 400},
+        {"shoot": "menu"},
+        do(
+            f"""return {{ offers: document.body.innerText.includes("Save Image"), menu: __tools.node({COMPARE}).imgs.map((i) => i.src) }};"""
+        ),
+        {"press": "Escape"},
+        {"click": ["body", 0.5, 0.97]},
         {"drag": ["#compare .stepvar-pair", 0.5, 0.5], "to": ["#compare .stepvar-pair", 0.8, 0.4]},
         do(look),
         {"focus": "#compare [role=slider]"},
@@ -311,7 +352,7 @@ def seen(request, frontend):
     given = {name: overlay["steps"][place] for name, place in named.items()}
     given["stopped"] = next(v for v in reversed(broken_off["steps"]) if v)
     values = [v for v in compared["steps"] if v]
-    given["compare"] = dict(zip(("outputs", "first", "dragged", "stepped", "end", "difference"), values))
+    given["compare"] = dict(zip(("outputs", "first", "pointed", "dragged", "stepped", "end", "difference"), values))
     return given
 
 
@@ -435,6 +476,16 @@ def test_it_comes_back(seen, moment):
     assert "/view?" in shown["picture_url"]
 
 
+def test_a_file_opened_anew_shows_no_result_of_other_settings(seen):
+    assert [state["phase"] for state in seen["other settings"]] == ["empty", "empty"]
+    assert [(state["phase"], state["isOld"]) for state in seen["another seed"]] == [("done", True), ("done", True)]
+    assert not seen["reloaded"]["isOld"] and not seen["cached"]["isOld"]
+
+
+def test_a_result_that_outlives_a_failed_run_says_so(seen):
+    assert [(state["phase"], state["isOld"]) for state in seen["failed"]] == [("done", True), ("done", True)]
+
+
 def test_undo_leaves_one_overlay_per_node_in_sight(seen):
     undone = seen["undone"]
     assert undone["isNew"] and undone["isShown"] and undone["shown"] == 3
@@ -497,6 +548,20 @@ def test_the_divider_is_dragged_and_moved_by_keys(seen):
     assert float(stepped["at"]) == pytest.approx(float(dragged["at"]) - 0.03, abs=1e-6)
     assert end["at"] == "1" and end["clip"] == "inset(0px 0px 0px 100%)"
     assert not end["heat"]
+
+
+def test_the_menu_acts_on_what_is_shown(seen):
+    compared = seen["compare"]
+    [numbers] = compared["outputs"][0]["stepvar_compare"]
+    assert compared["pointed"]["offers"], "the node's menu opens over the pictures"
+    for name, picture, index in [
+        ("pointed", "a", 0),
+        ("dragged", "a", 0),
+        ("end", "a", 0),
+        ("difference", "difference", 1),
+    ]:
+        [url] = compared[name]["menu"]
+        assert f"filename={numbers[picture][index]['filename']}" in url, name
 
 
 def test_the_difference_replaces_the_pair(seen):

@@ -37,3 +37,14 @@ export function moveDivider(at, key, isShift) {
     Home: 0, End: 1 }[key];
   return to === undefined ? null : Math.round(Math.min(Math.max(to, 0), 1) * 1000) / 1000;
 }
+
+/**
+ * Which picture a menu is about: in the difference mode that; over the pair the side of the divider that was pointed at, else
+ * the one that shows more.
+ * @param {string} mode @param {number} at of the divider, 0 to 1 @param {number | null} [pointed] 0 to 1 across the pair
+ * @returns {"a" | "b" | "difference"}
+ */
+export function pictureMeant(mode, at, pointed = null) {
+  if (mode === "difference") return "difference";
+  return (pointed === null ? at >= 0.5 : pointed < at) ? "a" : "b";
+}

@@ -1,9 +1,9 @@
 // @ts-check
 // VAR Compare: a divider to draw over two pictures, their difference, and the numbers beneath.
-import { decibels, moveDivider, nth, speedUp, tagOf } from "../lib/compare.js";
+import { decibels, moveDivider, nth, pictureMeant, speedUp, tagOf } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
-import { addDisplay, el, fileUrl, hideStockPreview, offerImages, picker, segments } from "./dom.js";
+import { addDisplay, el, fileUrl, hideStockPreview, offerImages, oldBadge, picker, segments } from "./dom.js";
 import { followOutput } from "./history.js";
 import { passToCanvas } from "./mount.js";
 import { STYLE } from "./style.js";
@@ -20,19 +20,20 @@ export function attachCompare(node, { app, api, graph }) {
   view.element.style.minHeight = `${height()}px`;
   hideStockPreview(node);
   passToCanvas(view.element, () => app.canvas);
+  view.onoffer = (url) => offerImages(node, [url], 0);
   view.onshape = () => {
     if (view.element.style.minHeight === `${height()}px`) return;
     view.element.style.minHeight = `${height()}px`;
     node.setDirtyCanvas?.(true, true);
   };
-  const forget = followOutput(node, { app, api, graph }, (output) => {
+  const forget = followOutput(node, { app, api, graph }, (output, { isEarlier }) => {
     const [comparison] = output.stepvar_compare ?? [];
     if (comparison) {
       view.show(comparison);
-      offerImages(node, comparison.difference.map((file) => fileUrl(api, file)), view.index);
+      view.old.show(isEarlier);
     }
     return Boolean(comparison);
-  });
+  }, { age: () => view.old.show(true) });
   return () => {
     forget();
     retire();
@@ -53,6 +54,7 @@ class CompareView {
     this.index = 0;
     this.mode = "wipe";
     this.onshape = () => {};
+    this.onoffer = (/** @type {string} */ _url) => {}; // the picture that the node's menu opens, copies and saves
 
     this.modes = segments(say("compare.modes"), ["wipe", "difference"].map((mode) => ({
       value: mode, text: say(`compare.mode.${mode}`), title: say(`compare.mode.${mode}`) })), (mode) => this.update({ mode }));
@@ -62,7 +64,8 @@ class CompareView {
       onkeydown: (event) => this.key(event) });
     this.tags = [el("span", { className: "stepvar-tag stepvar-tag-a", textContent: "A" }), el("span", { className: "stepvar-tag stepvar-tag-b", textContent: "B" })];
     this.frame = el("div", { className: "stepvar-pair" }, this.a, this.b, this.heat, ...this.tags, this.divider);
-    this.stage = el("div", { className: "stepvar-stage", onpointerdown: (event) => this.drag(event, true), onpointermove: (event) => this.drag(event, false) }, this.frame);
+    this.old = oldBadge(say("inspect.earlier"), say("inspect.earlier.tip"));
+    this.stage = el("div", { className: "stepvar-stage", onpointerdown: (event) => this.drag(event, true), onpointermove: (event) => this.drag(event, false) }, this.frame, this.old.element);
     this.figures = Object.fromEntries(["psnr", "ssim", "edges"].map((name) => [name, el("b")]));
     const figures = el("div", { className: "stepvar-figures" }, ...Object.entries(this.figures).map(([name, value]) =>
       el("div", { title: say(`compare.${name}.tip`) }, value, el("span", { textContent: say(`compare.${name}`) }))));
@@ -119,6 +122,15 @@ class CompareView {
       (i) => this.say("compare.picture", { n: i + 1, count: this.count() }));
     this.showTimes();
     this.showDivider();
+    this.offer(null);
+  }
+
+  /** @param {PointerEvent | null} event a press of the right button, whose place says which picture is meant */
+  offer(event) {
+    if (!this.data) return;
+    const box = this.frame.getBoundingClientRect();
+    const pointed = event && box.width ? (event.clientX - box.left) / box.width : null;
+    this.onoffer(this.address(nth(this.data[pictureMeant(this.mode, this.at, pointed)], this.index)));
   }
 
   showTimes() {
@@ -148,6 +160,12 @@ class CompareView {
     this.element.dataset.at = String(this.at);
   }
 
+  moveTo(at) {
+    this.at = at;
+    this.showDivider();
+    this.offer(null);
+  }
+
   place() {
     if (!this.stage.clientWidth || !this.a.naturalWidth) return;
     const box = { width: this.stage.clientWidth, height: this.stage.clientHeight };
@@ -159,12 +177,12 @@ class CompareView {
   }
 
   drag(event, isStart) {
+    if (isStart && event.button === 2) this.offer(event);
     if (!this.data || this.mode !== "wipe") return;
     if (isStart ? event.button !== 0 : !this.stage.hasPointerCapture(event.pointerId)) return;
     if (isStart) this.stage.setPointerCapture(event.pointerId);
     const box = this.frame.getBoundingClientRect();
-    this.at = Math.round(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 1000) / 1000;
-    this.showDivider();
+    this.moveTo(Math.round(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 1000) / 1000);
   }
 
   key(event) {
@@ -172,7 +190,6 @@ class CompareView {
     if (to === null) return;
     event.preventDefault();
     event.stopPropagation(); // the editor would move the node
-    this.at = to;
-    this.showDivider();
+    this.moveTo(to);
   }
 }

@@ -69,8 +69,15 @@ export function hideStockPreview(node) {
 
 /** Pictures for the node's own menu: open, copy, save. @param {any} node @param {string[]} urls @param {number} index the one meant */
 export function offerImages(node, urls, index) {
-  node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
+  const offered = (node.imgs ?? []).map((/** @type {HTMLImageElement} */ img) => img.getAttribute("src"));
+  if (offered.join(" ") !== urls.join(" ")) node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
   node.imageIndex = Math.min(index, Math.max(0, urls.length - 1));
+}
+
+/** A badge on a picture of an earlier run, hidden until told. @param {string} text @param {string} title */
+export function oldBadge(text, title) {
+  const element = el("div", { className: "stepvar-old", textContent: text, title, hidden: true });
+  return { element, show(/** @type {boolean} */ isOld) { element.hidden = !isOld; } };
 }
 
 /**
