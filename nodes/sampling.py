@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..stepvar_core.planning.goals import Auto
 from ..stepvar_core.sampler import prepare, sample
 from .host import io, running
-from .inspect import temporary, trace_message
+from .inspect import temporary, trace_message, with_work
 from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
@@ -166,9 +166,10 @@ class VARSampler(io.ComfyNode):
         job = prepare(*subject, pruning=policy, keep_scores=True, **keeping, **drawing)
         result, picture = running.run(model, cls.hidden, job)
         auto.learn(timed_as, result.trace)
+        trace = with_work(result.trace, auto.cost(policy))
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, running.to_host(result.latent))
         seen = [] if picture is None else temporary(picture, cls)
-        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})
+        return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})
 
 
 def _or_default(value):
