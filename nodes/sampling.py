@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.errors import OptionError
 from ..stepvar_core.methods.presets import apply_preset
 from ..stepvar_core.planning.goals import Auto
 from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
-from .latents import check_mask, pack_latent, read_condition, read_latent
+from .latents import check_holds_picture, check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
+
+
+def own_or_official(name: str, value: float) -> float | None:
+    """A setting, or None for the model's own. Raises OptionError for a negative number other than -1, which would
+    silently mean the default."""
+    if value < 0 and value != -1:
+        raise OptionError(f"{name} is {value:g}.", f"Use 0 or more, or -1 for the model's own {name}.")
+    return None if value == -1 else value
 
 
 class VARSampler(io.ComfyNode):
@@ -137,9 +146,11 @@ class VARSampler(io.ComfyNode):
             check_mask(
                 policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects"
             )
-        strength = None if cfg < 0 else cfg
+        strength = own_or_official("cfg", cfg)
         auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
         device = running.load_for_sampling(model, auto.cost().peak_bytes)
+        if 0 < start_at_scale < len(given.schedule):
+            check_holds_picture(given, start_at_scale)
         needs_codes = start_at_scale > 0 or given.mask is not None
         condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
@@ -148,9 +159,9 @@ class VARSampler(io.ComfyNode):
             seed=seed,
             rows=given.rows,
             cfg=strength,
-            temperature=None if temperature < 0 else temperature,
+            temperature=own_or_official("temperature", temperature),
             top_k=None if top_k < 0 else top_k,
-            top_p=None if top_p < 0 else top_p,
+            top_p=own_or_official("top_p", top_p),
             device=device,
             heartbeat=running.stop_if_cancelled,
         )

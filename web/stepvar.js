@@ -4,6 +4,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { attachMethods } from "./widgets/accelerators.js";
+import { attachCanvases } from "./widgets/canvases.js";
 import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
 import { createEqualizer } from "./widgets/equalizer.js";
@@ -20,6 +21,7 @@ const graph = new EventTarget();
  */
 const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
+  EmptyVARLatent: [attachCanvases],
   StepVARPruning: [attachPresets, createEqualizer()],
   VARAccelerator: [attachMethods],
   VARSampler: [attachSamplerOverlay],
