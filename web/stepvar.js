@@ -7,6 +7,7 @@ import { attachMethods } from "./widgets/accelerators.js";
 import { attachCanvases } from "./widgets/canvases.js";
 import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
+import { attachDefaults } from "./widgets/defaults.js";
 import { createEqualizer } from "./widgets/equalizer.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
@@ -22,9 +23,9 @@ const graph = new EventTarget();
 const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
   EmptyVARLatent: [attachCanvases],
-  StepVARPruning: [attachPresets, createEqualizer()],
+  StepVARPruning: [attachPresets, createEqualizer(), attachDefaults],
   VARAccelerator: [attachMethods],
-  VARSampler: [attachSamplerOverlay],
+  VARSampler: [attachSamplerOverlay, attachDefaults],
   StepVARMaskOverlay: [attachMaskOverlay],
   VARCompare: [attachCompare],
 };

@@ -395,6 +395,21 @@ def test_bars_are_the_connected_models_scales(visit):
     assert hovered["readout"] == "13×13 · 25 % of the time · keeps 85 of 169"
 
 
+def test_minus_one_says_which_number_it_is(visit):
+    named = visit["opened"][1]
+    names = [named["before"][name] for name in ("cfg", "temperature", "top_k", "top_p", "end_at_scale", "first_layer")]
+    assert [name.split(" · ")[1] for name in names] == [
+        "auto 2.0",
+        "auto 1.0",
+        "auto 200",
+        "auto 0.95",
+        "auto 10",
+        "auto 0",
+    ]
+    assert named["label"] == "cfg" and named["before"]["start_at_scale"] == "start_at_scale"
+    assert set(named["labels"]) == {None}, "nothing of it is saved"
+
+
 def test_only_canvases_of_the_model_are_offered(visit):
     assert (visit["opened"][1]["sizes"], visit["opened"][1]["ratios"]) == (["auto", "256"], ["1:1"])
 
