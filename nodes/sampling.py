@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from ..stepvar_core.errors import OptionError
-from ..stepvar_core.methods.presets import apply_preset
 from ..stepvar_core.planning.goals import Auto
-from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
+from ..stepvar_core.sampler import prepare, sample
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
 from .latents import check_holds_picture, check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
-
-
-def own_or_official(name: str, value: float) -> float | None:
-    """A setting, or None for the model's own. Raises OptionError for a negative number other than -1, which would
-    silently mean the default."""
-    if value < 0 and value != -1:
-        raise OptionError(f"{name} is {value:g}.", f"Use 0 or more, or -1 for the model's own {name}.")
-    return None if value == -1 else value
 
 
 class VARSampler(io.ComfyNode):
@@ -138,54 +129,55 @@ class VARSampler(io.ComfyNode):
         start_at_scale=0,
         end_at_scale=-1,
     ) -> io.NodeOutput:
-        network, given = model.model, read_latent(latent, model.model)
-        policy = model.policy
-        if model.preset is not None:
-            policy = apply_preset(policy, model.preset, network.skips, given.schedule, network.full_scales)
-        if getattr(policy, "protect", None) is not None:
-            check_mask(
-                policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects"
-            )
-        strength = own_or_official("cfg", cfg)
-        auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
-        device = running.load_for_sampling(model, auto.cost().peak_bytes)
+        network, codec, given = model.model, model.vae.codec, read_latent(latent, model.model)
+        auto = Auto(
+            policy=model.policy,
+            timings=model.timings,
+            model=network,
+            schedule=given.schedule,
+            cfg=_or_default("cfg", cfg),
+            batch=given.batch,
+        )
+        if (protect := getattr(auto.policy, "protect", None)) is not None:
+            aspect_ratio = given.samples.shape[-1] / given.samples.shape[-2]
+            check_mask(protect, aspect_ratio, "mask that StepVAR Pruning protects")
         if 0 < start_at_scale < len(given.schedule):
             check_holds_picture(given, start_at_scale)
-        needs_codes = start_at_scale > 0 or given.mask is not None
-        condition = read_condition(positive, network, given.batch, "positive")
+        device = running.load_for_sampling(model, auto.cost().peak_bytes)
+        subject = network, codec, read_condition(positive, network, given.batch, "positive")
         drawing = dict(
             schedule=given.schedule,
             negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
             seed=seed,
             rows=given.rows,
-            cfg=strength,
-            temperature=own_or_official("temperature", temperature),
-            top_k=None if top_k < 0 else top_k,
-            top_p=own_or_official("top_p", top_p),
+            cfg=_or_default("cfg", cfg),
+            temperature=_or_default("temperature", temperature),
+            top_k=_or_default("top_k", top_k),
+            top_p=_or_default("top_p", top_p),
             device=device,
             heartbeat=running.stop_if_cancelled,
         )
-
-        timed_as = (str(device), str(network.dtype), given.batch)
-        policy = auto.choose(
-            timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace
-        )
-        job = prepare(
-            network,
-            model.vae.codec,
-            condition,
-            pruning=policy,
+        needs_codes = start_at_scale > 0 or given.mask is not None
+        keeping = dict(
+            codes=given.codes(codec.quantizer_on(device), device) if needs_codes else None,
             start_at_scale=start_at_scale,
-            codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
-            end_at_scale=None if end_at_scale < 0 else end_at_scale,
+            end_at_scale=_or_default("end_at_scale", end_at_scale),
             mask=given.mask,
-            keep_scores=True,
-            **drawing,
         )
-        progress = running.Progress(model, cls.hidden, job)
-        result = finish(job, watched(scale_steps(job), progress))
+        timed_as = (str(device), str(network.dtype), given.batch)
+        policy = auto.choose(timed_as, lambda tried: sample(*subject, pruning=tried, **drawing).trace)
+        job = prepare(*subject, pruning=policy, keep_scores=True, **keeping, **drawing)
+        result, picture = running.run(model, cls.hidden, job)
         auto.learn(timed_as, result.trace)
         trace = with_work(result.trace, auto.cost(policy))
         packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, running.to_host(result.latent))
-        seen = [] if progress.last is None else temporary(progress.last, cls)
+        seen = [] if picture is None else temporary(picture, cls)
         return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})
+
+
+def _or_default(name: str, value):
+    """None, the model's own, for the -1 of a widget. Raises OptionError for another negative number, which would
+    silently mean the same."""
+    if value < 0 and value != -1:
+        raise OptionError(f"{name} is {value:g}.", f"Use 0 or more, or -1 for the model's own {name}.")
+    return None if value == -1 else value
