@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.door import prepare, sample
 from ..stepvar_core.methods.presets import apply_preset
 from ..stepvar_core.planning.goals import Auto
-from ..stepvar_core.sampler import finish, prepare, sample, scale_steps, watched
+from ..stepvar_core.sampler import finish, scale_steps, watched
 from .host import io, running
 from .inspect import temporary, trace_message
 from .latents import check_mask, pack_latent, read_condition, read_latent
@@ -174,6 +175,6 @@ class VARSampler(io.ComfyNode):
         progress = running.Progress(model, cls.hidden, job)
         result = finish(job, watched(scale_steps(job), progress))
         auto.learn(timed_as, result.trace)
-        packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, running.to_host(result.latent))
+        packed = pack_latent(result.codes, result.schedule, given.rows, running.to_host(result.latent))
         seen = [] if progress.last is None else temporary(progress.last, cls)
         return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})

@@ -6,6 +6,7 @@ result = sv.sample(model, vae, model.class_condition([207]), schedule=model.sche
 image_BHW3 = vae.decode(result.latent)
 """
 
+from .door import sample
 from .errors import (
     CheckpointMismatch,
     ConditionMismatch,
@@ -19,7 +20,7 @@ from .families.registry import load_model, load_vae
 from .methods.stepvar import NoPruning, StepVAR
 from .methods.table import accelerator
 from .planning.cost import Estimate, estimate
-from .sampler import Result, ScaleStep, sample
+from .sampler import Result, ScaleStep
 from .schedule import Pass, Scale, ScaleSchedule
 from .trace import ScaleTrace, Trace
 

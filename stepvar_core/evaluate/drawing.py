@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..door import sample
 from ..errors import ConditionMismatch
 from ..families.registry import load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods.presets import apply_preset
 from ..methods.stepvar import StepVAR
 from ..methods.table import accelerator
-from ..sampler import sample
 from .prompts import LAYOUTS, Prompt
 from .text import TextEncoder, stored_features
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import stepvar_core as sv
+from stepvar_core.codecs.quantizer import Quantizer
 from stepvar_core.methods.fills import nearest_kept
 from stepvar_core.methods.kept import FILLS, KeptTokens
 from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, preset_ratios
@@ -364,6 +365,8 @@ class FadingQuantizer:
         if fade_BL is not None:
             h_BChw, added_BL = h_BChw * fade_BL.view(-1, 1, *h_BChw.shape[2:]), fade_BL > FAINTEST
         return self.quantizer.contribution(h_BChw, step, schedule, added_BL)
+
+    add = Quantizer.add
 
     def __getattr__(self, name):
         return getattr(self.quantizer, name)

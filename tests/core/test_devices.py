@@ -5,7 +5,7 @@ by a mask) raises, which on a GPU would stop the queue. A dispatch mode refuses 
 """
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,11 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
+from stepvar_core.codes import Given
+from stepvar_core.door import prepare
 from stepvar_core.methods.kept import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.methods.table import METHODS
-from stepvar_core.sampler import prepare, scale_steps
+from stepvar_core.sampler import scale_steps
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 4)])
 META = torch.device("meta")
@@ -41,16 +43,14 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
     job = prepare(model, vae, condition, schedule=SCHEDULE, keep_scores=True, **arguments)
     quantizer = copy.deepcopy(job.quantizer)
     quantizer = quantizer.to(META) if isinstance(quantizer, torch.nn.Module) else quantizer
-    moved = [c if c is None else c.to(META) for c in job.forced]
-    redraw = [c if c is None else c.to(META) for c in job.redraw]
+    given = {name: [t if t is None else t.to(META) for t in getattr(job.given, name)] for name in asdict(job.given)}
     job = replace(
         job,
         model=copy.deepcopy(model).to(META),
         quantizer=quantizer,
         device=META,
-        forced=moved,
-        redraw=redraw,
-        parts=tuple(part.to(META) for part in job.parts),
+        given=Given(**given),
+        parts={i: tuple(part.to(META) for part in parts) for i, parts in job.parts.items()},
     )
     with OneDevice():
         return [(s.codes.device, s.f_hat.device, s.kept.device) for s in scale_steps(job)]

@@ -16,7 +16,7 @@ from stepvar_core.checkpoints import Checkpoint, read_checkpoint
 from stepvar_core.families.hart.model import HARTConfig, image_rotary, text_rotary
 from stepvar_core.families.hart.residual import diffusion_steps
 from stepvar_core.families.registry import CODECS, MODELS, build, detect
-from stepvar_core.schedule import Scale
+from stepvar_core.schedule import Pass, Scale
 
 # the README's tolerances
 LOGITS, F_HAT, IMAGE, SMOOTH_SUM, SMOOTH_IMAGE, TABLE = 3e-4, 1e-4, 1e-3, 5e-2, 1e-2, 1e-6
@@ -373,7 +373,8 @@ def check_inside(key: str, value, model, quantizer, steps: dict, replay) -> None
     if what == "f_hat":
         return close(steps[index][1], value, F_HAT)
     if what == "next_in":  # what the following blocks were given, before word embedding
-        return close(quantizer.next_input(steps[index][1], Scale(1, *value.shape[-2:])), value, F_HAT)
+        following = Pass(index + 1, index + 1, 0, Scale(1, *value.shape[-2:]))
+        return close(quantizer.next_input(steps[index][1], following, model.schedule()), value, F_HAT)
     ours = {"logits": lambda: steps[index][0], "block0_out": lambda: model.first_block[index]}.get(
         what, lambda: model.passes[index][what]
     )()
