@@ -48,7 +48,7 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         "family": network.family,
         "batch": batch,
         **terms(network, schedule),
-        "presets": {name: preset_ratios(name, network.family, schedule, network.full_scales) for name in PRESETS},
+        "presets": {name: preset_ratios(name, network.skips, schedule, network.full_scales) for name in PRESETS},
     }
     if labels:
         answer["labels"] = (

@@ -133,7 +133,7 @@ class VARSampler(io.ComfyNode):
         network, given = model.model, read_latent(latent, model.model)
         policy = model.policy
         if model.preset is not None:
-            policy = apply_preset(policy, model.preset, network.family, given.schedule, network.full_scales)
+            policy = apply_preset(policy, model.preset, network.skips, given.schedule, network.full_scales)
         if getattr(policy, "protect", None) is not None:
             check_mask(
                 policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects"

@@ -13,7 +13,7 @@ from torch import Tensor
 from .codes import Given
 from .errors import ConditionMismatch, LatentMismatch, OptionError
 from .methods.stepvar import NoPruning
-from .sampler import Job, Options, Result, ScaleStep, finish, scale_steps, watched
+from .sampler import Job, Result, ScaleStep, finish, scale_steps, watched
 from .schedule import ScaleSchedule
 from .token_sampling import Streams
 
@@ -55,7 +55,7 @@ def sample(
     codes with start_at_scale = k keep the first k scales, an earlier Result, its codes, or vae.encode's; end_at_scale
     is exclusive. mask (B, H, W), 1 = redraw, keeps the given codes elsewhere (VAR's zero-shot editing; grids of up to
     3 tokens are kept whole).
-    options: switches of the family, by name. keep_scores: the trace holds the score maps.
+    options: the family's switches by name, see its Options. keep_scores: the trace holds the score maps.
     on_scale(ScaleStep) is called after every pass. device: where to compute, None = where the model's weights are.
     heartbeat: called once per layer, may raise to stop.
     draw(probs_NV, pass_index) -> ids and noise(name, pass_index, shape) -> tensor replace the random streams, so that a
@@ -121,7 +121,7 @@ def prepare(
     batch = cond.batch
     _check_batch(batch, negative, rows)
     policy = (pruning or NoPruning()).resolve(model, schedule)
-    options = Options.read(options, model)
+    options = model.Options.read(options)
     settings = model.per_pass(schedule, options, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
     plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
     stop = _passes_before(schedule, len(schedule) if end_at_scale is None else end_at_scale, "end_at_scale")

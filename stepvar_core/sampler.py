@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from .codes import Codes, Drawn, Given, per_token
-from .errors import OptionError
 from .guidance import PassSettings
 from .memory import KVCache, Memory
 from .methods.kept import PassPlan
@@ -26,39 +25,6 @@ from .tokens import DENSE
 from .trace import ScaleTrace, Trace
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """Switches of single families. smooth: VAR's more_smooth, off for VAR and on for HART, as their scripts have it.
-    smooth_from: first scale it applies to. guidance_layers: where Infinity applies guidance: 0 on the logits, -n on the
-    hidden states after block depth - n. residual: HART's last scale adds a continuous residual to its codes.
-    maskgit_steps: how many steps predict HART's last scale."""
-
-    smooth: bool = False
-    smooth_from: int = 0
-    guidance_layers: int | Sequence[int] = (0,)
-    residual: bool = True
-    maskgit_steps: int = 1
-
-    @classmethod
-    def read(cls, options: dict | None, model) -> Options:
-        """The model's defaults and these. Raises OptionError for a name its family does not know."""
-        unknown = sorted(set(options or {}) - set(model.known_options))
-        if unknown:
-            raise OptionError(
-                f"Unknown option {', '.join(unknown)}.",
-                f"This family knows: {', '.join(model.known_options) or 'none'}.",
-            )
-        read = cls(**model.default_options | (options or {}))
-        for name, least in (("smooth_from", 0), ("maskgit_steps", 1)):
-            value = getattr(read, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise OptionError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
-        for name in ("smooth", "residual"):
-            if not isinstance(getattr(read, name), bool):
-                raise OptionError(f"{name} is {getattr(read, name)!r}.", "Use True or False.")
-        return read
 
 
 class Clock:
@@ -146,7 +112,7 @@ class Job:
     plans: list[PassPlan]
     settings: PassSettings
     streams: Streams
-    options: Options
+    options: object  # the family's switches
     guided_after: frozenset
     given: Given
     device: torch.device

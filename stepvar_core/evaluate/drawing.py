@@ -77,7 +77,7 @@ class Drawer:
         )
         if plan.preset:
             self.policy = apply_preset(
-                self.policy, plan.preset, self.model.family, self.schedule, self.model.full_scales
+                self.policy, plan.preset, self.model.skips, self.schedule, self.model.full_scales
             )
         self.read = None
         if hasattr(self.model.config, "text_tokens"):

@@ -13,6 +13,7 @@ from ..codes import Drawn
 from ..errors import ConditionMismatch, OptionError
 from ..guidance import PassSettings, combine
 from ..schedule import Pass, ScaleSchedule
+from .family import NoOptions
 
 TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
 
@@ -57,17 +58,16 @@ class NextScaleModel(nn.Module):
     """Base of all families.
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
-    reads its features by default), known_options (switches of sampler.Options it knows), default_options (those whose
-    official value is another than Options').
-    `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what the stream is computed in where
-    a host stores the weights in another type; None = the weights' own.
+    reads its features by default), Options (its switches, see family.NoOptions), skips (how many of the last scales its
+    papers leave out at full size). `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what
+    the stream is computed in where a host stores the weights in another type; None = the weights' own.
     """
 
     family: str
     neutral_cfg: float
     first_layer: int = 0
-    known_options: tuple[str, ...] = ()
-    default_options: dict[str, object] = {}
+    Options: type[NoOptions] = NoOptions
+    skips: int = 0
 
     def __init__(self, config):
         super().__init__()

@@ -29,12 +29,10 @@ PRESETS: dict[str, tuple[float, ...]] = {
 # what a preset sets beside its ratios, by names of StepVAR; every other setting stays as it is
 PRESET_SETTINGS: dict[str, dict[str, object]] = {"Best quality": {"selector": "update", "fill": "zero"}}
 
-# families whose full-size schedule may lose its last scales: the paper skips them on Infinity at 1024 pixels only
-SKIPPABLE = ("infinity",)
 
-
-def preset_ratios(name: str, family: str, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
-    """Ratios of a preset for one family and schedule. full_length: scales of the family's full-size schedule.
+def preset_ratios(name: str, skips: int, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
+    """Ratios of a preset for one family and schedule. full_length: scales of the family's full-size schedule; skips:
+    how many of its last ones may be left out there, NextScaleModel.skips.
 
     Scales are skipped only where the preset was published for it; other families and shorter schedules keep them,
     pruned by the preset's next strongest ratio: nothing else would ever be predicted at full resolution. Raises
@@ -43,13 +41,13 @@ def preset_ratios(name: str, family: str, schedule: ScaleSchedule, full_length: 
     if name not in PRESETS:
         raise OptionError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
     ratios = PRESETS[name]
-    if family not in SKIPPABLE or len(schedule) < full_length:
+    if not skips or len(schedule) < full_length:
         kept = max((r for r in ratios if r < 1), default=0.0)
         ratios = tuple(kept if r == 1 else r for r in ratios)
     return ratios
 
 
-def apply_preset(policy, name: str, family: str, schedule: ScaleSchedule, full_length: int):
+def apply_preset(policy, name: str, skips: int, schedule: ScaleSchedule, full_length: int):
     """The StepVAR policy with a preset's ratios and settings in place of its own. Raises OptionError for an unknown
     name."""
-    return replace(policy, ratios=preset_ratios(name, family, schedule, full_length), **PRESET_SETTINGS.get(name, {}))
+    return replace(policy, ratios=preset_ratios(name, skips, schedule, full_length), **PRESET_SETTINGS.get(name, {}))

@@ -16,7 +16,6 @@ from numbers import Integral, Real
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
 from .kept import HALVES
-from .presets import SKIPPABLE
 from .stepvar import StepVAR
 
 PUBLISHED = -1.0  # option value that stands for the number published for the family
@@ -134,8 +133,8 @@ def accelerator(method: str, **options) -> Accelerator:
 
 
 def _skipped(count: int, model, schedule: ScaleSchedule) -> tuple[float, ...]:
-    """Ratios of the last scales a method skips by the picture's width: on Infinity at full size; elsewhere none is."""
-    return (1.0,) * count if model.family in SKIPPABLE and len(schedule) >= model.full_scales else ()
+    """Ratios of the last scales a method skips: at full size, where papers do so on the family; elsewhere none is."""
+    return (1.0,) * count if model.skips and len(schedule) >= model.full_scales else ()
 
 
 def _own_or(published: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, ...]:

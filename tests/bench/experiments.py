@@ -79,7 +79,7 @@ def _values(option: str, values: Sequence, ratio: float = 0.5, **fixed) -> list[
     ]
 
 
-def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scales: int) -> dict[str, Experiment]:
+def experiments(layers: int, skips: int, schedule: sv.ScaleSchedule, full_scales: int) -> dict[str, Experiment]:
     """All experiments for a model of so many blocks."""
     half = {"ratios": (0.5, 0.5)}
     best = half | {"selector": "update", "fill": "zero"}
@@ -155,7 +155,7 @@ def experiments(layers: int, family: str, schedule: sv.ScaleSchedule, full_scale
             name,
             None,
             Setting(
-                name, {"ratios": preset_ratios(name, family, schedule, full_scales), **PRESET_SETTINGS.get(name, {})}
+                name, {"ratios": preset_ratios(name, skips, schedule, full_scales), **PRESET_SETTINGS.get(name, {})}
             ),
         )
         for name in PRESETS

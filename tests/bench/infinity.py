@@ -200,7 +200,7 @@ def report(size: Size, device: str, runs: int) -> None:
     model, vae = random_pair(size, device)
     schedule, repeats = model.schedule(size=size.picture), 20 if device == "cuda" else 1
     condition = model.text_condition(0.3 * torch.randn(1, TEXT_TOKENS, size.model.text_dim))
-    ratios = {name: preset_ratios(name, "infinity", schedule, model.full_scales) for name in PRESETS if PRESETS[name]}
+    ratios = {name: preset_ratios(name, model.skips, schedule, model.full_scales) for name in PRESETS if PRESETS[name]}
     if ratios[PAPER] != PRESETS[PAPER]:
         ratios["its ratios at 1M"] = PRESETS[PAPER]
     policies = {"dense": None, **{name: sv.StepVAR(r) for name, r in ratios.items()}}

@@ -481,7 +481,7 @@ def main(arguments: list[str] | None = None) -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     bench = Bench(a)
-    known = experiments(bench.model.cost().layers, bench.model.family, bench.schedule, bench.model.full_scales)
+    known = experiments(bench.model.cost().layers, bench.model.skips, bench.schedule, bench.model.full_scales)
     if a.list:
         for name, experiment in known.items():
             print(f"{name:18} {len(experiment.settings):3} settings   {experiment.title}. {experiment.question}")

@@ -14,7 +14,7 @@ from tiny_models import SCHEDULE, tiny_var
 import stepvar_core as sv
 from stepvar_core.door import prepare
 from stepvar_core.families.var.model import ClassCondition
-from stepvar_core.memory import KVCache
+from stepvar_core.memory import BlockCausal, KVCache
 from stepvar_core.methods.kept import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
@@ -135,9 +135,8 @@ def test_only_kept_tokens_run_and_are_remembered(tiny, ratios):
             streams.append(x_BLC.gather(1, kept_BK[..., None].expand(-1, -1, x_BLC.shape[-1])))
             kept_K.append(kept_BK.shape[1])
             f_hat = f_hat + quantizer.contribution(quantizer.lookup(codes, step.scale), step, SCHEDULE)
-        logits = model.logits(
-            reference, model.blocks_forward(reference, torch.cat(streams, 1), DENSE, memory), slice(0, 2)
-        ).split(kept_K, 1)
+        x_RLC = model.blocks_forward(reference, torch.cat(streams, 1), DENSE, memory)
+        logits = model.logits(reference, x_RLC, slice(0, 2)).split(kept_K, 1)
     for expected, index in zip(logits, [i for i, n in enumerate(lengths) if n]):
         torch.testing.assert_close(seen[index], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(result.latent, f_hat, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import SIZES
 from stepvar_core.families.registry import MODELS
 from stepvar_core.families.var.model import VAR, VARConfig
-from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, SKIPPABLE, apply_preset, preset_ratios
+from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, apply_preset, preset_ratios
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
 SHORT = sv.ScaleSchedule.square(range(1, 11))
@@ -16,29 +16,29 @@ SHORT = sv.ScaleSchedule.square(range(1, 11))
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_full_schedule_gets_the_preset_itself(name):
-    assert preset_ratios(name, "infinity", FULL, len(FULL)) == PRESETS[name]
+    assert preset_ratios(name, Infinity.skips, FULL, len(FULL)) == PRESETS[name]
     assert len(PRESETS[name]) <= RATIO_WIDGETS and all(0 <= r <= 1 for r in PRESETS[name])
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_shorter_schedule_keeps_its_final_scales(name):
     """Skipping them would leave nothing at full resolution: they are pruned as the next strongest ratio says."""
-    ratios = preset_ratios(name, "infinity", SHORT, len(FULL))
+    ratios = preset_ratios(name, Infinity.skips, SHORT, len(FULL))
     assert all(r < 1 for r in ratios) and len(ratios) == len(PRESETS[name])
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 
 
 def test_the_papers_infinity_preset_skips_at_full_size_only():
     model_scales = len(FULL)
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", "infinity", FULL, model_scales)).plan(FULL, 3, 32)
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", Infinity.skips, FULL, model_scales)).plan(FULL, 3, 32)
     assert [p.kept for p in plan[-4:]] == [100 - int(100 * 0.4), 121 - int(121 * 0.5), 0, 0]
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", "infinity", SHORT, model_scales)).plan(SHORT, 3, 32)
+    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", Infinity.skips, SHORT, model_scales)).plan(SHORT, 3, 32)
     assert all(p.kept for p in plan)
 
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(sv.OptionError, match="Choose one of Off"):
-        preset_ratios("Fast", "var", FULL, 13)
+        preset_ratios("Fast", VAR.skips, FULL, 13)
 
 
 def test_a_condition_that_nothing_would_follow_is_refused():
@@ -47,10 +47,10 @@ def test_a_condition_that_nothing_would_follow_is_refused():
     assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(SHORT, 0, 2)
 
 
-@pytest.mark.parametrize("family", [name for name in MODELS if name not in SKIPPABLE])
+@pytest.mark.parametrize("family", [family for family in MODELS.values() if family.build is not Infinity])
 @pytest.mark.parametrize("name", PRESETS)
 def test_other_families_keep_their_full_resolution(name, family):
-    ratios = preset_ratios(name, family, FULL, len(FULL))
+    ratios = preset_ratios(name, family.build.skips, FULL, len(FULL))
     assert all(r < 1 for r in ratios)
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 
@@ -66,8 +66,12 @@ def test_a_preset_sets_what_it_names_and_nothing_else(name):
         guidance_late="conditional",
         guidance_late_scales=1,
     )
-    policy = apply_preset(own, name, "var", SHORT, len(FULL))
-    expected = {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": preset_ratios(name, "var", SHORT, len(FULL))}
+    policy = apply_preset(own, name, VAR.skips, SHORT, len(FULL))
+    expected = {
+        **vars(own),
+        **PRESET_SETTINGS.get(name, {}),
+        "ratios": preset_ratios(name, VAR.skips, SHORT, len(FULL)),
+    }
     assert vars(policy) == expected
 
 
@@ -86,7 +90,7 @@ def full_size_models():
 
 def test_fastest_is_the_fastest_everywhere_and_skips_only_where_that_was_published():
     for model, schedule in full_size_models():
-        ratios = {name: preset_ratios(name, model.family, schedule, model.full_scales) for name in PRESETS}
+        ratios = {name: preset_ratios(name, model.skips, schedule, model.full_scales) for name in PRESETS}
         speedups = {name: sv.estimate(model, schedule, sv.StepVAR(r)).speedup for name, r in ratios.items()}
         assert max(speedups, key=speedups.get) == "Fastest", (model.family, schedule, speedups)
         assert (max(ratios["Fastest"]) == 1) == (model.family == "infinity" and len(schedule) == 13)
@@ -95,7 +99,7 @@ def test_fastest_is_the_fastest_everywhere_and_skips_only_where_that_was_publish
 def test_late_guidance_multiplies_with_every_preset():
     [(model, schedule), *_] = full_size_models()
     for name in PRESETS:
-        ratios = preset_ratios(name, model.family, schedule, model.full_scales)
+        ratios = preset_ratios(name, model.skips, schedule, model.full_scales)
         both, late = (
             sv.estimate(model, schedule, sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=n))
             for n in (0, 4)

@@ -223,6 +223,39 @@ JOBS = {
         },
     ],
 }
+# The panel of properties beside the editor, for a node and for the subgraph it went into.
+JOBS["panel"] = [
+    {
+        "evaluate": """
+        await app.extensionManager.setting.set("Comfy.RightSidePanel.IsOpen", true);
+        app.canvas.deselectAll(); app.canvas.selectNode(app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning"));""",
+        "wait": 900,
+    },
+    {"shoot": "node"},
+    {
+        "evaluate": """
+        const panel = document.querySelector("[data-testid=properties-panel]"), face = document.querySelector(".stepvar-equalizer");
+        const rows = panel.innerText.split("\\n"), node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning");
+        return { shows: rows.includes("ratio_1"), rows: rows.filter((text) => text === "equalizer"), taken: panel.contains(face),
+          share: face.getBoundingClientRect().width / app.canvas.ds.scale / node.size[0] };"""
+    },
+    {
+        "evaluate": """
+        const { node } = app.canvas.graph.convertToSubgraph(new Set([app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning")]));
+        await new Promise((done) => setTimeout(done, 600));
+        app.canvas.deselectAll(); app.canvas.selectNode(node);""",
+        "wait": 700,
+    },
+    {"click": "[data-testid=subgraph-editor-toggle]", "wait": 500},
+    {"shoot": "subgraph"},
+    {
+        "evaluate": """
+        const offered = document.querySelector("[data-testid=subgraph-editor-hidden-section]").innerText.split("\\n");
+        document.querySelector("[data-testid=subgraph-editor-toggle]").click();
+        await app.extensionManager.setting.set("Comfy.RightSidePanel.IsOpen", false);
+        return ["ratio_1", "preset", "equalizer"].filter((name) => offered.includes(name));"""
+    },
+]
 START = {
     "dragged out": demo("Custom", (0.5, 0.3, 0, 0, 0, 0)),
     "shifted": demo("Custom", (0.4, 0.2, 0, 0, 0, 0)),
@@ -407,6 +440,17 @@ def test_a_copy_is_a_node_of_its_own(visit):
     copy, seen = visit["pasted"]
     assert copy["saved"] == seen["saved"] and copy["order"] == seen["order"] and seen["ratios"][0] == near(0.8)
     assert (copy["faces"], copy["left"]) == (2, 1)
+
+
+def test_the_panel_of_properties_leaves_it_in_its_node(visit):
+    panel, _ = visit["panel"]
+    assert panel["shows"] and panel["rows"] == [] and not panel["taken"]
+    assert 0.7 < panel["share"] < 1, "no wider than its node"
+
+
+def test_a_subgraph_offers_what_has_a_value(visit):
+    _, offered = visit["panel"]
+    assert offered == ["ratio_1", "preset"]
 
 
 def test_it_works_within_a_subgraph(visit):

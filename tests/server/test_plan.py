@@ -119,7 +119,7 @@ def test_a_model_is_described_without_its_weights(comfy, models, name):
     names = class_names(model.config) if hasattr(model.config, "num_classes") else ()
     assert plan["labels"] == [n.split(";")[0] for n in names]
     for preset in PRESETS:
-        assert tuple(plan["presets"][preset]) == preset_ratios(preset, model.family, schedule, model.full_scales)
+        assert tuple(plan["presets"][preset]) == preset_ratios(preset, model.skips, schedule, model.full_scales)
 
 
 def test_presets_that_skip_do_so_only_where_they_were_published(comfy, models):

@@ -5,6 +5,7 @@ import { findUpstream, isLinked, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { after, on, oncePerFrame } from "../lib/listen.js";
 import { createPlans } from "../lib/plans.js";
+import { addElement } from "./dom.js";
 import { keepMounted } from "./mount.js";
 
 const HEIGHT = 26;
@@ -80,10 +81,8 @@ function attach(node, host, plans, id) {
     node.setDirtyCanvas?.(true, true);
   }
 
-  const widget = node.addDOMWidget("classes", "stepvar_classes", element, {
-    serialize: false, hideOnZoom: false, margin: 10, getValue: () => "", setValue: () => {},
-    getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + 20 });
-  widget.serialize = false; // it stands last, so that saved values keep their places
+  addElement(node, host.app, "classes", "stepvar_classes", element, { // it stands last, so that saved values keep their places
+    margin: 10, getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + 20 });
   const undo = [
     on(field, "change", take),
     // a choice from the list comes as a replacement, typing does not

@@ -16,7 +16,7 @@ const EMPTY_HEIGHT = 56;
 export function attachCompare(node, { app, api, graph }) {
   const view = new CompareView((key, values) => t(localeOf(app), key, values), (file) => fileUrl(api, file));
   const height = () => view.minHeight(view.element.clientWidth || node.size[0] - 20);
-  const retire = addDisplay(node, "comparison", view.element, height, graph);
+  const retire = addDisplay(node, "comparison", view.element, height, { app, graph });
   view.element.style.minHeight = `${height()}px`;
   hideStockPreview(node);
   passToCanvas(view.element, () => app.canvas);

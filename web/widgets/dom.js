@@ -22,15 +22,30 @@ const SETTLED = 300; // ms after a graph was loaded, when the editor has put its
 const MARGIN = 10; // of the editor's DOM widgets, above and below
 
 /**
- * Adds a widget that only shows something: it is saved neither in the workflow nor in the prompt.
+ * Adds a widget around an element that holds no value: it is saved neither in the workflow nor in the prompt, and it lives in
+ * its node alone. The panel of properties would take the element away from the node, and a subgraph cannot promote what has
+ * no value: it offers the widgets that are not disabled, so this one is whenever its graph is not the one in view.
+ * @param {any} node @param {any} app @param {string} name @param {string} type @param {HTMLElement} element
+ * @param {{getMinHeight: () => number, getMaxHeight?: () => number, margin?: number}} heights
+ * @returns {any} the widget
+ */
+export function addElement(node, app, name, type, element, heights) {
+  const widget = node.addDOMWidget(name, type, element, {
+    serialize: false, hideOnZoom: false, hideInPanel: true, getValue: () => "", setValue: () => {}, ...heights });
+  widget.serialize = false;
+  const isOutOfView = () => Boolean(node.graph && app.canvas?.graph && node.graph !== app.canvas.graph);
+  Object.defineProperty(widget, "computedDisabled", { configurable: true, enumerable: true, get: isOutOfView, set: () => {} });
+  return widget;
+}
+
+/**
+ * Adds a widget that only shows something.
  * @param {any} node @param {string} name @param {HTMLElement} element @param {() => number} minHeight in CSS pixels
- * @param {EventTarget} graph says when one was "loaded"
+ * @param {{app: any, graph: EventTarget}} host its graph says when one was "loaded"
  * @returns {() => void} to be called when the node goes
  */
-export function addDisplay(node, name, element, minHeight, graph) {
-  const widget = node.addDOMWidget(name, "stepvar-display", element, {
-    serialize: false, hideOnZoom: false, getValue: () => "", setValue: () => {}, getMinHeight: () => minHeight() + 2 * MARGIN });
-  widget.serialize = false;
+export function addDisplay(node, name, element, minHeight, { app, graph }) {
+  addElement(node, app, name, "stepvar-display", element, { getMinHeight: () => minHeight() + 2 * MARGIN });
   const mount = keepMounted(node, element);
   let timer = 0;
   const loaded = () => { timer = setTimeout(() => mount.check(), SETTLED); };

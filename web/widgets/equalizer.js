@@ -9,6 +9,7 @@ import { after, on, oncePerFrame } from "../lib/listen.js";
 import { costOf, passesOf } from "../lib/plan.js";
 import { createPlans } from "../lib/plans.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
+import { addElement } from "./dom.js";
 import { buildFace } from "./equalizer_face.js";
 import { keepMounted, passToCanvas } from "./mount.js";
 
@@ -302,10 +303,8 @@ function attach(node, host, plans, calibration) {
 
   // in and out of the node ---------------------------------------------------------------------------------------
 
-  const widget = node.addDOMWidget("equalizer", "stepvar_equalizer", face.element, {
-    serialize: false, hideOnZoom: false, margin: 10, getValue: () => "", setValue: () => {},
-    getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + GROWTH + 20 });
-  widget.serialize = false;
+  const widget = addElement(node, host.app, "equalizer", "stepvar_equalizer", face.element, {
+    margin: 10, getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + GROWTH + 20 });
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(node.widgets.indexOf(faders[0]), 0, widget);
   const undo = [

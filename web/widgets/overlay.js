@@ -63,7 +63,7 @@ class Overlay {
     this.isLiveOld = false;
     this.chosen = null; // the scale the user picked, counted from the end; null follows the run
     this.view = new OverlayView((key, values) => t(localeOf(app), key, values), (change) => this.choose(change));
-    this.retire = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0]), host.graph);
+    this.retire = addDisplay(node, "overlay", this.view.element, () => this.view.minHeight(node.size[0]), host);
     this.view.onwidth = () => this.fitHeight();
     this.fitHeight();
     hideStockPreview(node);

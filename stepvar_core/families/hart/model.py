@@ -22,6 +22,7 @@ from ...errors import ConditionMismatch, ScheduleMismatch
 from ...schedule import Pass, Scale, ScaleSchedule
 from ...tokens import TrailingTokens
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..family import NoOptions, check_switch, check_whole
 from ..layers import Modulation, RMSNorm, attention_gain, merge_heads, on, place_blocks, unit_heads
 from . import prediction
 from .residual import FREQUENCIES, ResidualDiffusion, SinusoidEmbedding
@@ -70,6 +71,23 @@ class HARTConfig:
 
     def schedule(self) -> ScaleSchedule:
         return ScaleSchedule.square(self.patch_nums)
+
+
+@dataclass(frozen=True)
+class HARTOptions(NoOptions):
+    """smooth: upstream's more_smooth, on as in its scripts; from the scale smooth_from on. residual: the last scale
+    adds a continuous residual to its codes. maskgit_steps: how many steps predict the last scale."""
+
+    smooth: bool = True
+    smooth_from: int = 0
+    residual: bool = True
+    maskgit_steps: int = 1
+
+    def __post_init__(self):
+        check_whole("smooth_from", self.smooth_from, least=0)
+        check_whole("maskgit_steps", self.maskgit_steps, least=1)
+        check_switch("smooth", self.smooth)
+        check_switch("residual", self.residual)
 
 
 @dataclass(frozen=True)
@@ -290,8 +308,7 @@ class HART(NextScaleModel):
 
     family = "hart"
     neutral_cfg = 0.0
-    known_options = ("smooth", "smooth_from", "residual", "maskgit_steps")
-    default_options = {"smooth": True}
+    Options = HARTOptions
 
     def __init__(self, config: HARTConfig, ops=nn):
         super().__init__(config)

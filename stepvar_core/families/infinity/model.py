@@ -20,6 +20,7 @@ from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
 from ...guidance import combine
 from ...schedule import Pass, Scale, ScaleSchedule
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..family import NoOptions
 from ..layers import (
     AffineNorm,
     FeedForward,
@@ -70,6 +71,13 @@ class InfinityConfig:
     def code_dim(self) -> int:
         """Channels of the latent."""
         return self.bits // self.patch**2
+
+
+@dataclass(frozen=True)
+class InfinityOptions(NoOptions):
+    """guidance_layers: where guidance is applied, see Infinity.guidance_places, which checks it."""
+
+    guidance_layers: int | Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -308,7 +316,8 @@ class Infinity(NextScaleModel):
     family = "infinity"
     neutral_cfg = 1.0
     first_layer = 3
-    known_options = ("guidance_layers",)
+    Options = InfinityOptions
+    skips = 2
 
     def __init__(self, config: InfinityConfig, ops=nn):
         super().__init__(config)

@@ -18,6 +18,7 @@ from ...memory import BlockCausal
 from ...schedule import Pass, ScaleSchedule
 from ...tokens import DENSE
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..family import NoOptions, check_switch, check_whole
 from ..layers import FeedForward, HeadNorm, Modulation, attention_gain, merge_heads, modulated_norm, on, unit_heads
 
 
@@ -45,6 +46,18 @@ class VARConfig:
 
     def schedule(self) -> ScaleSchedule:
         return ScaleSchedule.square(self.patch_nums)
+
+
+@dataclass(frozen=True)
+class VAROptions(NoOptions):
+    """smooth: upstream's more_smooth, which is for demonstrations; from the scale smooth_from on."""
+
+    smooth: bool = False
+    smooth_from: int = 0
+
+    def __post_init__(self):
+        check_whole("smooth_from", self.smooth_from, least=0)
+        check_switch("smooth", self.smooth)
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class VAR(NextScaleModel):
     family = "var"
     neutral_cfg = 0.0
     first_layer = 0
-    known_options = ("smooth", "smooth_from")
+    Options = VAROptions
 
     def __init__(self, config: VARConfig, ops=nn):
         super().__init__(config)
