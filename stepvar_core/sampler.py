@@ -226,7 +226,8 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
         steps = take_steps(job, policy, run, cache, clock, group, f_hat)
         f_hat = steps[-1].f_hat
         while steps:  # nothing of a step may lie beside the next one
-            policy.saw(steps[0].step, steps[0].f_hat)
+            if steps[0].tokens_run:
+                policy.saw(steps[0].step, steps[0].f_hat)
             yield steps.pop(0)
 
 
