@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,6 +181,20 @@ def make_venv() -> Path:
 def pip_install(what: str, *arguments) -> None:
     # Versions are named in the requirement lines, so a newer pip would change nothing but add a notice.
     step(what, [venv_python(), "-m", "pip", "install", "--disable-pip-version-check", *arguments], NETWORK_REMEDY)
+
+
+@contextmanager
+def one_at_a_time(name: str):
+    """One process at a time of all that share .comfyui/; the others wait. Windows, without fcntl, does not wait."""
+    CACHE.mkdir(exist_ok=True)
+    with open(CACHE / f"{name}.lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed, also by the end of the process
+        except ImportError:
+            pass
+        yield
 
 
 def install_once(name: str, requirements: list[str], install) -> None:
@@ -370,9 +386,8 @@ def is_free(port: int) -> bool:
 
 
 def any_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the range from which systems give ports away by themselves: a server takes seconds until it binds."""
+    return next(port for port in random.sample(range(20000, 32768), 1000) if is_free(port))
 
 
 def link_folder(source: Path, link: Path) -> None:
@@ -695,8 +710,9 @@ def run_demo(arguments: argparse.Namespace) -> None:
             "download the whole repository again."
         )
     port = choose_port(arguments.port)
-    comfyui = find_comfyui() or fetch_comfyui()
-    python = install_server(comfyui)
+    with one_at_a_time("install"):
+        comfyui = find_comfyui() or fetch_comfyui()
+        python = install_server(comfyui)
     base = CACHE / "demo"
     prepare_user_folder(base / "user" / "default")
     on_cpu = not has_accelerator(python)
@@ -786,19 +802,26 @@ def draw(server: Server, path: Path) -> list[Path]:
 
 
 def run_tests(pytest_arguments: list[str]) -> int:
-    comfyui = find_comfyui() or fetch_comfyui()
-    python = install_server(comfyui)
-    fetch_comfyui(FLOOR)
     requirements = ROOT / "tests" / "requirements.txt"
-    install_once(
-        "test",
-        requirement_lines(requirements),
-        lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements),
-    )
-    install_programs()
+    with one_at_a_time("install"):
+        comfyui = find_comfyui() or fetch_comfyui()
+        python = install_server(comfyui)
+        fetch_comfyui(FLOOR)
+        install_once(
+            "test",
+            requirement_lines(requirements),
+            lambda: pip_install("Installing what the tests import", TORCH, "-r", requirements),
+        )
+        install_programs()
     if not any(Path(argument.split("::")[0]).exists() for argument in pytest_arguments if argument[:1] != "-"):
-        pytest_arguments = [str(ROOT / "tests"), *pytest_arguments]
+        # All tests: side by side, in groups that tests/conftest.py makes. What is given later wins.
+        side_by_side = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder"]
+        pytest_arguments = [str(ROOT / "tests"), *side_by_side, *pytest_arguments]
     return subprocess.run([str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT).returncode
+
+
+# Half of a server's or browser's time is waiting, so a third process fits beside two on two cores.
+WORKERS = (os.cpu_count() or 2) + 1
 
 
 def find_chromium() -> str | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..stepvar_core.families.base import NextScaleModel
-from ..stepvar_core.methods.stepvar import NoPruning
+from ..stepvar_core.methods.policy import NoPruning
 from ..stepvar_core.planning.goals import OFF, Timings
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..stepvar_core.codes import Codes
 from ..stepvar_core.errors import ConditionMismatch, LatentMismatch, ScheduleMismatch
+from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.schedule import ScaleSchedule
 
 # how far a mask's aspect ratio may be off, as a logarithm: photos of 3:2 and cameras' 16:9 fit their templates
@@ -134,13 +135,14 @@ def read_condition(conditioning, model, batch: int, name: str):
 
     Raises ConditionMismatch for what this model cannot honour, by name.
     """
-    source = "CLIP Text Encode" if reads_text(model) else "VAR Class Label"
+    family = family_of(model)
+    source = "CLIP Text Encode" if family.reads_text else "VAR Class Label"
     if not conditioning:
         raise ConditionMismatch(f"The {name} conditioning is empty.", f"Connect {source}.")
     if len(conditioning) > 1:
         instead = "write several labels separated by ';'"
-        if reads_text(model):
-            instead = "write one prompt" + ("" if model.family == "hart" else ", or join two with Conditioning Concat")
+        if family.reads_text:
+            instead = "write one prompt" + (", or join two with Conditioning Concat" if family.reads.joins else "")
         raise ConditionMismatch(
             f"The {name} conditioning combines {len(conditioning)} entries.",
             f"A VAR model takes one: remove Conditioning Combine, or {instead}.",
@@ -151,7 +153,7 @@ def read_condition(conditioning, model, batch: int, name: str):
             raise ConditionMismatch(
                 f"The {name} conditioning {what}.", f"A VAR model cannot honour that: connect {source} directly."
             )
-    return (_read_text if reads_text(model) else _read_labels)(tensor, options, model, batch, name)
+    return (_read_text if family.reads_text else _read_labels)(tensor, options, model, batch, name)
 
 
 # what stock nodes attach to a conditioning, by key
@@ -163,14 +165,6 @@ UNKNOWN_OPTIONS = {
     "gligen": "carries GLIGEN boxes",
     "hooks": "carries hooks (LoRA or masks by prompt)",
 }
-
-
-def reads_text(model) -> bool:
-    return hasattr(model.config, "text_dim")
-
-
-def _encoder_of(model) -> str:
-    return "Qwen2-VL-1.5B-Instruct" if model.family == "hart" else "FLAN-T5 XL"
 
 
 def _read_labels(tensor: Tensor, options: dict, model, batch: int, name: str):
@@ -197,8 +191,8 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
     if tensor.ndim != 3 or tensor.shape[-1] != model.config.text_dim:
         raise ConditionMismatch(
             f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
-            f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder ({_encoder_of(model)}) "
-            "to CLIP Text Encode.",
+            f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder "
+            f"({family_of(model).reads.named}) to CLIP Text Encode.",
         )
     if not tensor.any():
         if name == "negative":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..stepvar_core.errors import ConditionMismatch
+from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.labels import class_names, parse_labels
 from .handles import ModelHandle
 from .host import io, loading
 from .host.text import flan_t5
-from .latents import pack_labels, reads_text
+from .latents import pack_labels
 from .schema import VARModel, schema
 
 VARIANTS = ["auto", "480p", "720p", "interactive"]
@@ -146,7 +147,7 @@ class VARClassLabel(io.ComfyNode):
     @classmethod
     def execute(cls, model, label) -> io.NodeOutput:
         config = model.model.config
-        if reads_text(model.model):
+        if family_of(model.model).reads_text:
             raise ConditionMismatch(
                 f"{model.name} reads text, not class labels.",
                 "Use CLIP Text Encode, with the CLIP of Load VAR Text Encoder.",

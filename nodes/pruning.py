@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..stepvar_core.methods.kept import FILLS, HALVES
+from ..stepvar_core.methods.fills import FILLS
+from ..stepvar_core.methods.policy import HALVES
 from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
 from ..stepvar_core.methods.selectors import NORMALISERS, SELECTORS
 from ..stepvar_core.methods.stepvar import PROTECT_MODES, SCOPES, StepVAR

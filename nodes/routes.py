@@ -12,6 +12,7 @@ import re
 from aiohttp import web
 
 from ..stepvar_core.errors import OptionError, StepVARError
+from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.labels import class_names
 from ..stepvar_core.methods.presets import PRESETS, preset_ratios
 from ..stepvar_core.planning.cost import terms
@@ -51,11 +52,8 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         "presets": {name: preset_ratios(name, network.skips, schedule, network.full_scales) for name in PRESETS},
     }
     if labels:
-        answer["labels"] = (
-            [name.split(";")[0] for name in class_names(network.config)]
-            if hasattr(network.config, "num_classes")
-            else []
-        )
+        names = () if family_of(network).reads_text else class_names(network.config)
+        answer["labels"] = [name.split(";")[0] for name in names]
     return answer
 
 

@@ -17,7 +17,8 @@ from .errors import (
     StepVARError,
 )
 from .families.registry import load_model, load_vae
-from .methods.stepvar import NoPruning, StepVAR
+from .methods.policy import NoPruning
+from .methods.stepvar import StepVAR
 from .methods.table import accelerator
 from .planning.cost import Estimate, estimate
 from .sampler import Result, ScaleStep

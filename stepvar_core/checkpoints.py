@@ -34,7 +34,6 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }  # it may come in
-LLM, TOKENIZER = "llm", "tokenizer"  # HART's folders
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (
@@ -70,18 +69,14 @@ def _every_key(key: str) -> bool:
     return True
 
 
-def read_checkpoint(
-    path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key, part: str = ""
-) -> Checkpoint:
+def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool] = _every_key) -> Checkpoint:
     """Reads a file or a folder of shards. Raises CheckpointMismatch when it is missing or unreadable.
-
-    part: the folder to read of a model that comes in several (LLM, TOKENIZER), where `path` holds it.
 
     keep(key): which tensors to read; the rest of a large file takes no memory. shapes_only: no weights are read,
     tensors are on the meta device; only buffers that tell sizes keep their values. Takes milliseconds whatever the
     file's size.
     """
-    path = part_of(Path(path), part)
+    path = Path(path)
     if path.is_dir():
         tensors, metadata = _read_folder(path, shapes_only, keep)
     elif not path.is_file():
@@ -89,15 +84,6 @@ def read_checkpoint(
     else:
         tensors, metadata = _read_one(path, shapes_only, keep)
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
-
-
-def part_of(path: Path, part: str) -> Path:
-    """The folder of a part, from the folder of all parts or, for the tokenizer, from the transformer's; else `path`
-    itself."""
-    folders = [path / part] if part else []
-    if part == TOKENIZER and path.name == LLM:
-        folders.append(path.parent / part)
-    return next((folder for folder in folders if folder.is_dir()), path)
 
 
 def stamp(path) -> tuple:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .codes import Given
 from .errors import ConditionMismatch, LatentMismatch, OptionError
-from .methods.stepvar import NoPruning
+from .methods.policy import About, NoPruning
 from .sampler import Job, Result, ScaleStep, finish, scale_steps, watched
 from .schedule import ScaleSchedule
 from .token_sampling import Streams
@@ -123,12 +123,14 @@ def prepare(
     policy = (pruning or NoPruning()).resolve(model, schedule)
     options = model.Options.read(options)
     settings = model.per_pass(schedule, options, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
-    plans = policy.plan(schedule, model.first_layer, model.cost().layers, batch)
+    device = torch.device(device) if device is not None else model.weight_device
+    streams = Streams(int(seed), tuple(range(batch) if rows is None else rows), draw, noise)
+    about = About.of(model, schedule, batch, device, streams.uniform)
+    plans = policy.plan(about)
     stop = _passes_before(schedule, len(schedule) if end_at_scale is None else end_at_scale, "end_at_scale")
     first = _passes_before(schedule, start_at_scale, "start_at_scale")
     if stop < 1:
         raise OptionError("end_at_scale is 0: nothing would run.", "Use at least 1, or leave it out for all scales.")
-    device = torch.device(device) if device is not None else model.weight_device
     quantizer = vae.quantizer_on(device) if vae is not None else model.own_quantizer()
     if quantizer.code_format != model.code_format:
         raise LatentMismatch(
@@ -142,9 +144,10 @@ def prepare(
         negative=negative,
         schedule=schedule,
         policy=policy,
+        about=about,
         plans=plans,
         settings=settings,
-        streams=Streams(int(seed), tuple(range(batch) if rows is None else rows), draw, noise),
+        streams=streams,
         options=options,
         guided_after=model.guidance_places(options.guidance_layers),
         given=Given.read(codes, mask, schedule, first, batch, device, quantizer),

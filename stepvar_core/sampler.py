@@ -17,8 +17,7 @@ from torch import Tensor
 from .codes import Codes, Drawn, Given, per_token
 from .guidance import PassSettings
 from .memory import KVCache, Memory
-from .methods.kept import PassPlan
-from .planning.cost import rows_per_pass
+from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, ScaleSchedule
 from .token_sampling import Streams, smooth_probs
 from .tokens import DENSE
@@ -54,7 +53,8 @@ class ScaleStep:
     codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
     f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
     None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
-    tokens_run: per picture; of given codes, the tokens they stand for. Reading `seconds` waits for the device.
+    tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
+    now. Reading `seconds` waits for the device.
     """
 
     step: Pass
@@ -65,6 +65,7 @@ class ScaleStep:
     passes: int
     clock: Clock
     marks: tuple
+    plans: Sequence[PassPlan]
     logits: Tensor | None = None
     soft: Tensor | None = None
     scores: object | None = None
@@ -108,8 +109,9 @@ class Job:
     condition: object
     negative: object | None
     schedule: ScaleSchedule
-    policy: object
-    plans: list[PassPlan]
+    policy: Policy
+    about: About
+    plans: list[PassPlan]  # the most that may run; what does is the policy run's to say
     settings: PassSettings
     streams: Streams
     options: object  # the family's switches
@@ -190,13 +192,24 @@ class Job:
         for step in self.passes[len(together) :]:
             yield (step,)
 
+    def must_run(self, policy: PolicyRun) -> set[int]:
+        """Indices of the passes whose blocks must run: those that draw, those that the method chooses tokens in or
+        learns from, and those that one of them sees."""
+        needed: set[int] = set()
+        for step in reversed(self.passes):
+            i, plan = step.index, policy.plans[step.index]
+            is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after
+            if not plan.is_skipped and (i in needed or is_watched or not self.given.is_whole(step)):
+                needed.update((i, *self.model.sees(step, self.schedule)))
+        return needed
+
     def _given_together(self, policy) -> tuple[Pass, ...]:
         """The leading passes that are given and dense and so need not wait for each other; none when it is only one.
 
         Together they are no larger than the largest pass alone, or the run would take more memory than was made room
         for. The last pass stays outside: nobody reads what it would store.
         """
-        room = max(plan.kept for plan in self.plans)
+        room = max(plan.fewest for plan in self.plans)
         last = max(step.index for step in self.passes if not self.plans[step.index].is_skipped)
         together: list[Pass] = []
         for step in self.passes[:last]:
@@ -204,7 +217,7 @@ class Job:
             is_plain = self.given.is_whole(step) and policy.plans[step.index].is_dense
             if not is_plain or rows != self.slice_of_rows(0, policy.plans) or self.guided_after - {"logits"}:
                 break
-            if policy.tokens(step, policy.plans[step.index], rows) is not DENSE:  # remembered for the cache fill
+            if policy.tokens((step,), rows) is not DENSE or step.index - 1 in policy.decides_after:
                 break
             room -= step.scale.tokens
             if room < 0:
@@ -218,26 +231,23 @@ def scale_steps(job: Job) -> Iterator[ScaleStep]:
     """The scale loop. Closing the generator early, or an exception in it, drops the cache with its frame."""
     cache = job.new_cache()
     run = job.model.begin(job.condition, job.negative, job.device, job.options)
-    policy = job.policy.begin(
-        job.plans, job.schedule, job.batch, job.model.cost().width, job.device, job.streams.uniform
-    )
+    policy = job.policy.begin(job.about, job.plans)
     f_hat, clock = job.quantizer.empty(job.batch, job.schedule, job.device), Clock(job.device)
     for group in job.groups(policy):
         steps = take_steps(job, policy, run, cache, clock, group, f_hat)
         f_hat = steps[-1].f_hat
         while steps:  # nothing of a step may lie beside the next one
-            if steps[0].tokens_run:
-                policy.saw(steps[0].step, steps[0].f_hat)
+            policy.observe(steps[0])
             yield steps.pop(0)
 
 
 def take_steps(
-    job: Job, policy, run, cache: KVCache, clock: Clock, group: tuple[Pass, ...], f_hat: Tensor
+    job: Job, policy: PolicyRun, run, cache: KVCache, clock: Clock, group: tuple[Pass, ...], f_hat: Tensor
 ) -> list[ScaleStep]:
     """Predicts a group of passes and adds their codes to f_hat, (B, C, H, W)."""
     quantizer, schedule, start = job.quantizer, job.schedule, clock.mark()
-    if policy.plans[group[0].index].is_skipped:
-        return [skip(job, group[0], f_hat, clock, start)]
+    if due(policy, job.plans, group[0].index).is_skipped:
+        return [skip(job, policy, group[0], f_hat, clock, start)]
     features, given, f_hats = [], [], []
     for step in group:
         features.append(quantizer.next_input(f_hat, step, schedule) if step.index else None)
@@ -245,6 +255,8 @@ def take_steps(
         if given[-1] is not None:
             f_hat = quantizer.add(f_hat, given[-1], step, schedule)
         f_hats.append(f_hat)
+    if not job.must_run(policy) & {step.index for step in group}:
+        return [stand_in(job, policy, step, *done, clock, start) for step, *done in zip(group, given, f_hats)]
     turn = Turn(job, policy, run, cache, group, features, given)
     steps = []
     for step, drawn, known in zip(group, job.model.predict(turn), f_hats):
@@ -255,10 +267,11 @@ def take_steps(
                 codes=drawn.codes,
                 f_hat=known if drawn.is_given else quantizer.add(f_hat, drawn, step, schedule),
                 kept=full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
-                tokens_run=policy.plans[step.index].kept,
+                tokens_run=policy.plans[step.index].fewest,
                 passes=len(job.passes),
                 clock=clock,
                 marks=(),
+                plans=policy.plans,
                 logits=drawn.logits,
                 soft=drawn.soft,
                 scores=turn.tokens.scores if job.keep_scores else None,
@@ -280,13 +293,15 @@ class Turn:
     rows: the rows that run. t: guidance.combine's, 0 where one half runs.
     """
 
-    def __init__(self, job: Job, policy, run, cache: KVCache, group: tuple[Pass, ...], features: list, given: list):
+    def __init__(
+        self, job: Job, policy: PolicyRun, run, cache: KVCache, group: tuple[Pass, ...], features: list, given: list
+    ):
         self.job, self.policy, self.run, self.cache = job, policy, run, cache
         self.group, self.features, self.given = group, features, given
         i, plans = group[0].index, policy.plans
         self.rows = job.slice_of_rows(i, plans)
         self.t = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
-        self.tokens = policy.tokens(group[0], plans[i], self.rows) if len(group) == 1 else DENSE
+        self.tokens = policy.tokens(group, self.rows) if len(group) == 1 else DENSE
         run.running, run.guidance = self.rows, self.t
 
     @property
@@ -301,7 +316,8 @@ class Turn:
     def memory(self, part: int = 0) -> Memory:
         """What the pass, or a part of it, sees of earlier ones."""
         runs = self.job.runs()
-        return self.cache.opened([runs.index((step.index, part)) for step in self.group], self.rows)
+        memory = self.cache.opened([runs.index((step.index, part)) for step in self.group], self.rows)
+        return self.policy.memory(self.group, memory)
 
     def enter(self) -> Tensor:
         """The stream entering block 0, (rows, L, C), several passes one after the other."""
@@ -355,7 +371,24 @@ def full_map(job: Job, step: Pass) -> Tensor:
     return torch.ones(job.batch, *step.scale.grid, dtype=torch.bool, device=job.device)
 
 
-def skip(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
+def stand_in(job: Job, policy: PolicyRun, step: Pass, given: Drawn, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
+    """A pass whose codes were given and that nobody sees: it need not run."""
+    return ScaleStep(
+        step=step,
+        codes=given.codes,
+        f_hat=f_hat,
+        kept=full_map(job, step),
+        tokens_run=policy.plans[step.index].fewest,
+        passes=len(job.passes),
+        clock=clock,
+        marks=(start, clock.mark()),
+        plans=policy.plans,
+        soft=given.soft,
+        is_forced=True,
+    )
+
+
+def skip(job: Job, policy: PolicyRun, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
     return ScaleStep(
         step=step,
         codes=job.quantizer.no_codes(job.batch, step.scale, job.device)[:, :0],
@@ -365,6 +398,7 @@ def skip(job: Job, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
         passes=len(job.passes),
         clock=clock,
         marks=(start, clock.mark()),
+        plans=policy.plans,
     )
 
 
@@ -387,12 +421,7 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
         )  # only the last f_hat is needed: free the others as we go
         done.append(step)
     scales = tuple(trace_of(step) for step in done)
-    trace = Trace(
-        scales,
-        job.model.family,
-        job.policy.describe(),
-        {"seed": job.streams.seed, "fill": job.plans[0].fill, "scope": job.plans[0].scope},
-    )
+    trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result(Codes([s.codes for s in done], [s.soft for s in done]), latent, trace, job.schedule)
 

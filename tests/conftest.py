@@ -1,4 +1,4 @@
-"""Shared by all tests: which may run here, and the pack's root package as ComfyUI would load it.
+"""Shared by all tests: which may run here, which share a process, and the pack's root package as ComfyUI would load it.
 
 Set STEPVAR_REQUIRE=server,browser,second_device to turn a skip of those kinds into a failure, as .ci/run does.
 """
@@ -14,15 +14,49 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import launch
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = set(filter(None, os.environ.get("STEPVAR_REQUIRE", "").split(",")))
+
+# One thread in each test process and in each server it starts: threads of more processes than there are cores spend
+# their time on waiting for each other, and the same sums in the same order give the same pictures everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: a machine shared with other work is slow now and then, and a slow example is no wrong one.
 hypothesis.settings.register_profile("stepvar", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("stepvar")
 
 
+# Tests that share a server, a browser or a device stay together, in one process of those that pytest-xdist starts; so
+# does each other file. Long groups come first, so that no process works alone at the end.
+GROUPS = {
+    "tests/server/test_second_device.py": "device",
+    "tests/core/test_peak_memory.py": "device",
+    "tests/server/test_floor.py": "floor",
+}
+LONG_FIRST = ("device", "classic", "vue", "server", "floor")
+
+
+def group_of(item: pytest.Item) -> str:
+    path = item.path.relative_to(ROOT).as_posix()
+    if path in GROUPS:
+        return GROUPS[path]
+    if item.get_closest_marker("browser"):
+        # a renderer is a setting of the server's, so each has a server of its own
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        return "vue" if "vue" in parameters else "classic"
+    return "server" if item.get_closest_marker("server") else path
+
+
 def pytest_collection_modifyitems(items):
+    def rank(item: pytest.Item) -> int:
+        group = group_of(item)
+        return LONG_FIRST.index(group) if group in LONG_FIRST else len(LONG_FIRST)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=rank)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_items:
         import torch
@@ -44,6 +78,37 @@ def unavailable():
     return stop
 
 
+def build_device(compiler: str, source: Path, installed: Path, library: Path, unavailable) -> None:
+    import torch
+
+    library.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = library.with_suffix(f".{os.getpid()}")
+    options = [
+        "-shared",
+        "-fPIC",
+        "-std=c++20",
+        "-O1",
+        "-w",
+        f"-L{installed / 'lib'}",
+        f"-Wl,-rpath,{installed / 'lib'}",
+    ]
+    includes = [f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include")]
+    done = subprocess.run(
+        [compiler, str(source), "-o", str(unfinished), *options, *includes, "-ltorch", "-ltorch_cpu", "-lc10"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode:
+        found = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
+        unavailable(
+            "second_device",
+            f"g++ could not build the second device for torch {torch.__version__} (it needs C++20 and torch "
+            f"2.13): {found}",
+        )
+    unfinished.replace(library)
+
+
 @pytest.fixture(scope="session")
 def second_device(unavailable):
     """The environment in which `import torch_npu` gives torch a device beside the CPU, see second_device/device.cpp."""
@@ -63,39 +128,9 @@ def second_device(unavailable):
         )
     name = hashlib.sha256(source.read_bytes() + f"{torch.__version__} {installed}".encode()).hexdigest()[:16]
     library = ROOT / ".comfyui" / "second_device" / f"{name}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        done = subprocess.run(
-            [
-                compiler,
-                "-shared",
-                "-fPIC",
-                "-std=c++20",
-                "-O1",
-                "-w",
-                str(source),
-                "-o",
-                str(unfinished),
-                f"-L{installed / 'lib'}",
-                "-ltorch",
-                "-ltorch_cpu",
-                "-lc10",
-                f"-Wl,-rpath,{installed / 'lib'}",
-                *(f"-I{installed / 'include' / part}" for part in ("", "torch/csrc/api/include")),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        if done.returncode:
-            found = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-300:])
-            unavailable(
-                "second_device",
-                f"g++ could not build the second device for torch {torch.__version__} (it needs C++20 and torch "
-                f"2.13): {found}",
-            )
-        unfinished.replace(library)
+    with launch.one_at_a_time("second_device"):
+        if not library.exists():
+            build_device(compiler, source, installed, library, unavailable)
     return {"PYTHONPATH": str(source.parent), "SECOND_DEVICE": str(library)}
 
 

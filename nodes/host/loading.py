@@ -14,15 +14,18 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ...stepvar_core.checkpoints import LLM, SAFETENSORS, TOKENIZER, read_checkpoint, stamp
+from ...stepvar_core.checkpoints import SAFETENSORS, read_checkpoint, stamp
 from ...stepvar_core.errors import CheckpointMismatch
-from ...stepvar_core.families.registry import CODECS, MODELS, build, detect
+from ...stepvar_core.families import Family
+from ...stepvar_core.families.registry import CODECS, MODELS, build, detect, family_of, transformer_path
 from .vae import HostVAE
 
 log = logging.getLogger(__name__)
 
 FOLDER = "var"
 MODEL_FOLDERS = (FOLDER, "diffusion_models")
+VAE_FOLDERS = ("vae", FOLDER)
+AUTO = "auto"
 BUNDLED = "demo (bundled)"
 DEMO = Path(__file__).parents[2] / "stepvar_core" / "demo"
 DTYPES = {
@@ -33,18 +36,6 @@ DTYPES = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
 COMPUTE = [torch.bfloat16, torch.float16, torch.float32]
-# the VAE a family's model belongs with, by the channels of its latent; the last name is the public one
-VAE_NAMES = {
-    "var": {32: ("vae_ch160v4096z32",)},
-    # the 2B model's: upstream writes both names; "reg" was trained apart from the plain d32
-    "infinity": {
-        14: ("infinity_vae_d56_f8_14_patchify",),
-        16: ("infinity_vae_d16",),
-        24: ("infinity_vae_d24",),
-        32: ("infinity_vae_d32_reg", "infinity_vae_d32reg"),
-        64: ("infinity_vae_d64",),
-    },
-}
 SHARDS = SAFETENSORS | {".bin"}
 
 
@@ -62,7 +53,7 @@ def register_folder() -> None:
 
 
 def model_files(*keys: str) -> list[str]:
-    """Files of the host's folders, and folders of shards or of a HART's parts (written with a trailing slash)."""
+    """Files of the host's folders, and folders of shards or of a model's parts (written with a trailing slash)."""
     return list(dict.fromkeys(n for key in keys for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))))
 
 
@@ -72,8 +63,8 @@ def model_names() -> list[str]:
 
 
 def vae_names() -> list[str]:
-    names = [n for key in ("vae", FOLDER) for n in folder_paths.get_filename_list(key)]
-    return ["auto", BUNDLED, *dict.fromkeys(names)]
+    names = [n for key in VAE_FOLDERS for n in folder_paths.get_filename_list(key)]
+    return [AUTO, BUNDLED, *dict.fromkeys(names)]
 
 
 def _shard_folders(key: str) -> list[str]:
@@ -81,12 +72,13 @@ def _shard_folders(key: str) -> list[str]:
     for root in folder_paths.get_folder_paths(key):
         if os.path.isdir(root):
             found += [
-                entry.name + "/"
-                for entry in os.scandir(root)
-                if entry.is_dir()
-                and (any(f.suffix in SHARDS for f in Path(entry.path).iterdir()) or Path(entry.path, LLM).is_dir())
+                entry.name + "/" for entry in os.scandir(root) if entry.is_dir() and _is_model_folder(Path(entry.path))
             ]
     return sorted(found)
+
+
+def _is_model_folder(path: Path) -> bool:
+    return any(file.suffix in SHARDS for file in path.iterdir()) or transformer_path(path) != path
 
 
 def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Path:
@@ -111,12 +103,12 @@ def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Pat
 
 def load_model(name: str, weight_dtype: str):
     """Patcher around the transformer of that name, in the dtypes the host would choose."""
-    checkpoint = read_checkpoint(resolve(name, MODEL_FOLDERS, "demo_var.safetensors"), part=LLM)
-    family = detect(checkpoint, MODELS, "a next-scale transformer")
+    checkpoint = read_checkpoint(transformer_path(resolve(name, MODEL_FOLDERS, "demo_var.safetensors")))
+    files = detect(checkpoint, MODELS, "a next-scale transformer")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(
-        family,
+        files,
         checkpoint,
         ops=comfy.ops.pick_operations(stored, compute, load_device=device),
         dtype=stored,
@@ -142,7 +134,7 @@ def outline(name: str, weight_dtype: str):
 
 @lru_cache(maxsize=16)
 def _outline(path: Path, _stamp: tuple, weight_dtype: str):
-    checkpoint = read_checkpoint(path, shapes_only=True, part=LLM)
+    checkpoint = read_checkpoint(transformer_path(path), shapes_only=True)
     stored, compute = _dtypes(checkpoint, weight_dtype)
     model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
     model.compute_dtype = compute
@@ -150,34 +142,15 @@ def _outline(path: Path, _stamp: tuple, weight_dtype: str):
 
 
 def load_vae(name: str, model, model_name: str):
-    """The VAE of that name; `auto` is the bundled one for the bundled model, the tokenizer in HART's own folder, else
-    the public one of the model's family and sizes."""
-    keys = ("vae", FOLDER)
-    own = _own_tokenizer(model_name) if name == "auto" and model.family == "hart" else None
-    if name == "auto" and own is None:
-        known = sorted({n for key in keys for n in folder_paths.get_filename_list(key)})
-        wanted = VAE_NAMES.get(model.family, {}).get(model.config.code_dim, ())
-        name = (
-            BUNDLED
-            if model_name == BUNDLED
-            else next((n for stem in wanted for n in known if os.path.splitext(os.path.basename(n))[0] == stem), None)
-        )
-        if name is None:
-            remedy = (
-                f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand."
-                if wanted
-                else "Choose the file by hand."
-            )
-            if model.family == "hart":
-                remedy = (
-                    "Keep HART's folders llm and tokenizer side by side, as they were downloaded, "
-                    "or choose the tokenizer's file by hand."
-                )
-            raise CheckpointMismatch(
-                f"No VAE file of the {model.family} family, {model.config.code_dim} channels, was found in models/vae.",
-                remedy,
-            )
-    checkpoint = read_checkpoint(own or resolve(name, keys, "demo_vae.safetensors"))
+    """The VAE of that name. `auto` is the bundled one for the bundled model; the one in the model's own folder where
+    its family comes in parts; else the public one of its family and sizes."""
+    path = _own_codec(family_of(model), model_name) if name == AUTO else None
+    if path is None:
+        name = _public_codec(model, model_name) if name == AUTO else name
+        path = resolve(name, VAE_FOLDERS, "demo_vae.safetensors")
+    else:
+        name = f"{path.parent.name}/{path.name}"
+    checkpoint = read_checkpoint(path)
     device, offload = management.vae_device(), management.vae_offload_device()
     dtype = management.vae_dtype(device, [torch.bfloat16, torch.float32])
     codec = build(
@@ -188,13 +161,46 @@ def load_vae(name: str, model, model_name: str):
         device=offload,
     )
     codec.run_on = (device, dtype)
-    return HostVAE(name if own is None else f"{own.parent.name}/{own.name}", _patcher(codec, device, offload))
+    return HostVAE(name, _patcher(codec, device, offload))
 
 
-def _own_tokenizer(model_name: str) -> Path | None:
-    """HART's tokenizer folder beside or in what was chosen: its whole folder, llm, or a file in llm."""
+def _own_codec(family: Family, model_name: str) -> Path | None:
+    """The codec's folder of a family in parts, beside or in what was chosen: the whole folder, the transformer's, or a
+    file in that."""
+    if family.parts is None:
+        return None
     path = resolve(model_name, MODEL_FOLDERS)
-    return next((p / TOKENIZER for p in (path, path.parent, path.parent.parent) if (p / TOKENIZER).is_dir()), None)
+    folders = [folder / family.parts[1] for folder in (path, path.parent, path.parent.parent)]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _public_codec(model, model_name: str) -> str:
+    """Listed name of the VAE a model belongs with. Raises CheckpointMismatch saying which to download."""
+    if model_name == BUNDLED:
+        return BUNDLED
+    family, listed = family_of(model), {}
+    for name in sorted({name for key in VAE_FOLDERS for name in folder_paths.get_filename_list(key)}):
+        listed.setdefault(os.path.splitext(os.path.basename(name))[0], name)
+    wanted = family.vae_names(model.config)
+    found = next((listed[stem] for stem in wanted if stem in listed), None)
+    if found is None:
+        raise CheckpointMismatch(
+            f"No VAE file of the {family.name} family, {model.config.code_dim} channels, was found in models/vae.",
+            _where_to_get(family, wanted),
+        )
+    return found
+
+
+def _where_to_get(family: Family, wanted: tuple[str, ...]) -> str:
+    if family.parts is not None:
+        transformer, codec = family.parts
+        return (
+            f"Keep {family.title}'s folders {transformer} and {codec} side by side, as they were downloaded, or choose "
+            f"the {codec}'s file by hand."
+        )
+    if wanted:
+        return f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand."
+    return "Choose the file by hand."
 
 
 def _patcher(module, device, offload):

@@ -49,9 +49,7 @@ class Progress:
         self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
         self.last = None
-        # what will run, so that the browser can lay out a scale's place before it ran: t, h, w, tokens that will run
-        self.fill, self.scope = job.plans[0].fill, job.plans[0].scope
-        self.plan = [[*step.scale.grid, plan.kept] for step, plan in zip(job.passes, job.plans)]
+        self.shown, self.grids = job.policy.shown(), [step.scale.grid for step in job.passes]
 
     def __call__(self, step) -> None:
         stop_if_cancelled()
@@ -69,9 +67,9 @@ class Progress:
                 "seconds": round(step.seconds, 4),
                 "batch": len(step.kept),
                 "kept": base64.b64encode(pack_mask(step.kept)).decode(),
-                "plan": self.plan,
-                "fill": self.fill,
-                "scope": self.scope,
+                # what will run, so that the browser can lay out a scale's place before it ran
+                "plan": [[*grid, plan.fewest] for grid, plan in zip(self.grids, step.plans)],
+                **self.shown,
             },
         )
 

@@ -52,24 +52,21 @@ class Phi(nn.Module):
 class MultiScaleQuantizer(nn.Module, Quantizer):
     """Codebook and phi convolutions. Codes are ids (B, L) int64 per scale, NOTHING (-1) where nothing was added.
 
-    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi. has_residual:
-    HART's way, the last scale is added as it is, without phi, so that a continuous residual may follow its codes.
+    vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi.
     """
 
     nothing = NOTHING
 
-    def __init__(
-        self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn, has_residual: bool = False
-    ):
+    def __init__(self, vocab_size: int, dim: int, phi_count: int = 4, phi_ratio: float = 0.5, ops=nn):
         super().__init__()
-        self.vocab_size, self.dim, self.has_residual = vocab_size, dim, has_residual
+        self.vocab_size, self.dim = vocab_size, dim
         self.embedding = ops.Embedding(vocab_size, dim)
         self.quant_resi = Phi(dim, phi_count, phi_ratio, ops)
 
     @property
     def code_format(self) -> str:
         """What its codes are, for comparing with what a model predicts."""
-        return f"{self.vocab_size} codes of {self.dim} channels{' with residuals' if self.has_residual else ''}"
+        return f"{self.vocab_size} codes of {self.dim} channels"
 
     # codes -----------------------------------------------------------------------------------
 
@@ -134,9 +131,12 @@ class MultiScaleQuantizer(nn.Module, Quantizer):
         h_BCHW = h_BChw.float()
         if h_BCHW.shape[-2:] != (final.h, final.w):
             h_BCHW = F.interpolate(h_BCHW, size=(final.h, final.w), mode="bicubic")
-        if not (self.has_residual and step.scale_index == len(schedule) - 1):
-            h_BCHW = self.quant_resi(h_BCHW, step.scale_index, len(schedule))
+        h_BCHW = self.refine(h_BCHW, step, schedule)
         return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
+
+    def refine(self, h_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        """A scale's features at the final grid, blended by its phi."""
+        return self.quant_resi(h_BCHW, step.scale_index, len(schedule))
 
     def next_input(self, f_hat_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """f_hat as a pass reads it, (B, C, h, w): area-averaged to its grid."""
@@ -167,11 +167,3 @@ class MultiScaleQuantizer(nn.Module, Quantizer):
             codes.append(ids_BL)
             residual -= self.contribution(self.lookup(ids_BL, step.scale), step, schedule)
         return codes
-
-    def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
-        """Per pass what a feature map holds beside its codes: with residuals, all that the scales before the last
-        left over, (B, C, h, w)."""
-        if not self.has_residual:
-            return [None] * len(codes)
-        earlier = self.decode_codes(codes[:-1], schedule) if len(codes) > 1 else 0
-        return [None] * (len(codes) - 1) + [f_BCHW.float() - earlier]

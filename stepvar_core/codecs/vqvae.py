@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint, settings
+from ..checkpoints import Checkpoint
 from ..schedule import ScaleSchedule
 from .autoencoder import Decoder, Encoder
 from .codec import Codec
 from .multiscale import MultiScaleQuantizer
 
+PHI = "quantize.quant_resi.qresi_ls.0.weight"  # the first phi convolution, under the name that VQVAE gives it
+
 
 @dataclass(frozen=True)
 class VQVAEConfig:
-    """Sizes of a VQVAE. Everything but norm_groups and patch_nums can be read from the weights' shapes.
-
-    has_residual: the tokenizer of HART, see MultiScaleQuantizer.
-    """
+    """Sizes of a VQVAE. Everything but norm_groups and patch_nums can be read from the weights' shapes."""
 
     ch: int = 160
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -35,7 +36,6 @@ class VQVAEConfig:
     has_attention: bool = True
     has_encoder: bool = True
     has_decoder: bool = True
-    has_residual: bool = False
 
     @property
     def stride(self) -> int:
@@ -51,17 +51,15 @@ class VQVAEConfig:
 class VQVAE(Codec):
     """Encoder, multi-scale quantiser and decoder under upstream's key names."""
 
+    Quantizer: type[MultiScaleQuantizer] = MultiScaleQuantizer
+
     def __init__(self, config: VQVAEConfig, ops=nn):
         super().__init__(config)
         if config.has_encoder:
             self.encoder = Encoder(config, ops)
             self.quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
-        self.quantize = MultiScaleQuantizer(
-            config.vocab_size,
-            config.z_channels,
-            config.share_quant_resi,
-            config.quant_resi,
-            has_residual=config.has_residual,
+        self.quantize = self.Quantizer(
+            config.vocab_size, config.z_channels, phi_count=config.share_quant_resi, phi_ratio=config.quant_resi
         )
         if config.has_decoder:
             self.post_quant_conv = ops.Conv2d(config.z_channels, config.z_channels, 3, padding=1)
@@ -81,11 +79,22 @@ class VQVAE(Codec):
         return copy.deepcopy(self.quantize).to(device=device, dtype=torch.float32)
 
 
-HYBRID = "var_hybrid"  # what config.json of a HART tokenizer calls its quantiser
+def vqvae_name(key: str) -> str:
+    """VQVAE's name for a key. A phi shared by all scales, or one for each of them, has a name of its own upstream
+    (share_quant_resi 1 and 0)."""
+    return re.sub(r"^quantize\.quant_resi\.(?:qresi\.|(\d+)\.)", _phi_name, key)
 
 
-def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
-    said = settings(checkpoint, overrides)
+def _phi_name(match: re.Match) -> str:
+    return f"quantize.quant_resi.qresi_ls.{match[1] or 0}."
+
+
+def is_vqvae(checkpoint: Checkpoint, said: Callable) -> bool:
+    return {"quantize.embedding.weight", PHI} <= {vqvae_name(key) for key in checkpoint.tensors}
+
+
+def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
+    """Sizes of a VQVAE under its own key names; said(key, default) is a setting by name, see checkpoints.settings."""
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
     sizes = dict(
         z_channels=dim,
@@ -95,7 +104,6 @@ def _configure_vqvae(checkpoint: Checkpoint, overrides: dict | None) -> VQVAECon
         norm_groups=int(said("norm_groups", 32)),
         has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
         has_decoder="decoder.conv_in.weight" in checkpoint.tensors,
-        has_residual=said("quantizer_type") == HYBRID,
     )
     if said("patch_nums", None):
         sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))

@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 
 from ..errors import OptionError, StepVARError
-from ..families.registry import load_model
+from ..families.registry import family_of, load_model
 from ..methods.presets import PRESETS
 from ..methods.stepvar import StepVAR
 from ..methods.table import METHODS, accelerator
@@ -129,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def classes_of(path: str) -> int:
+    """How many classes a model draws; none where it reads text."""
+    model = load_model(path)
+    return 0 if family_of(model).reads_text else model.config.num_classes
+
+
 def main(arguments: list[str] | None = None) -> None:
     a = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -166,8 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             encoder,
             a.method,
         )
-        classes = getattr(load_model(a.model).config, "num_classes", 0) if a.prompts == "classes" else 0
-        prompts = read_prompts(a.prompts, layout, classes)[: a.first]
+        prompts = read_prompts(a.prompts, layout, classes_of(a.model) if a.prompts == "classes" else 0)[: a.first]
         if a.encode_only:
             encode_all(plan, prompts, a.encode_only)
             return

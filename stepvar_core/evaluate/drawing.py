@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..door import sample
 from ..errors import ConditionMismatch
-from ..families.registry import load_model, load_vae
+from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods.presets import apply_preset
 from ..methods.stepvar import StepVAR
@@ -79,14 +79,15 @@ class Drawer:
             self.policy = apply_preset(
                 self.policy, plan.preset, self.model.skips, self.schedule, self.model.full_scales
             )
-        self.read = None
-        if hasattr(self.model.config, "text_tokens"):
+        self.read, family = None, family_of(self.model)
+        if family.reads_text and family.reads.keeps_pads:
             raise ConditionMismatch(
-                f"The {self.model.family} family reads its prompts' pads; this tool knows features without any.",
+                f"The {family.name} family reads its prompts' pads; this tool knows features without any.",
                 "Draw with sv.sample, or in ComfyUI.",
             )
-        if hasattr(self.model.config, "text_dim"):
-            self.read = stored_features(plan.features) if plan.features else TextEncoder(plan.text_encoder, plan.device)
+        if family.reads_text:
+            encoder = plan.text_encoder
+            self.read = stored_features(plan.features) if plan.features else TextEncoder(encoder, plan.device)
 
     def condition(self, prompts: Sequence[Prompt]):
         """One row per prompt given."""

@@ -1,158 +1,104 @@
-"""Families by what their files look like. A new family adds one entry here and one file in models/."""
+"""Files become models: told by what their keys look like, configured and filled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..checkpoints import LLM, TOKENIZER, Checkpoint, fill_module, read_checkpoint
-from ..codecs.vqvae import VQVAE, _configure_vqvae
+from ..checkpoints import Checkpoint, fill_module, read_checkpoint, settings
 from ..errors import CheckpointMismatch
+from . import FAMILIES
 from .base import NextScaleModel
-from .family import Family
-from .hart.family import _configure_hart, _configure_hart_tokenizer, _hart_tokenizer_name
-from .hart.model import HART
-from .infinity.family import _configure_infinity, _infinity_block_name
-from .infinity.model import Infinity
-from .infinity.vae import BSQVAE, _configure_bsq_vae, _is_bsq_vae, modern_name
-from .var.family import _configure_var
-from .var.model import VAR
+from .family import Family, Files
 
-MODELS: dict[str, Family] = {
-    "var": Family(
-        "var",
-        "a VAR transformer",
-        lambda c: {"pos_1LC", "class_emb.weight", "head_nm.ada_lin.1.weight"} <= c.tensors.keys(),
-        _configure_var,
-        VAR,
-        (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
-    ),
-    "infinity": Family(
-        "infinity",
-        "an Infinity transformer",
-        lambda c: (
-            {"cfg_uncond", "text_proj_for_sos.ca.mat_q", "block_chunks.0.module.0.ca.mat_kv.weight"} <= c.tensors.keys()
-        ),
-        _configure_infinity,
-        Infinity,
-        (r".*\.zero_k_bias", r"lvl_1L", r"attn_bias_for_masking", r"Infinity_(in)?visible_(kv|q)len"),
-        _infinity_block_name,
-    ),
-    "hart": Family(
-        "hart",
-        "a HART transformer",
-        lambda c: (
-            {"context_embed.weight", "head_nm.ada_lin.1.weight", "diffloss.net.input_proj.weight"} <= c.tensors.keys()
-        ),
-        _configure_hart,
-        HART,
-        (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
-    ),
-}
-CODECS: dict[str, Family] = {
-    "vqvae": Family(
-        "vqvae",
-        "a VAR VQVAE",
-        lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
-        _configure_vqvae,
-        VQVAE,
-        (r"quantize\.ema_vocab_hit_SV",),
-    ),
-    "hart_tokenizer": Family(
-        "hart_tokenizer",
-        "a HART tokenizer",
-        lambda c: {"quantize.embedding.weight", "quantize.quant_resi.qresi_ls.0.weight"} <= c.tensors.keys(),
-        _configure_hart_tokenizer,
-        VQVAE,
-        (r"quantize\.ema_vocab_hit_SV", r"disc\..*", r"decoder2\..*"),
-        _hart_tokenizer_name,
-    ),
-    "bsq_vae": Family(
-        "bsq_vae",
-        "an Infinity VAE",
-        _is_bsq_vae,
-        _configure_bsq_vae,
-        BSQVAE,
-        # the bit mask is 2^k, and training leaves discriminators and losses behind
-        (r"(?!encoder\.|decoder\.).*",),
-        modern_name,
-    ),
-}
+MODELS: tuple[Files, ...] = tuple(family.transformer for family in FAMILIES)
+CODECS: tuple[Files, ...] = tuple(files for family in FAMILIES for files in family.codecs)
 
 
-def detect(checkpoint: Checkpoint, families: dict[str, Family], wanted: str) -> Family:
-    """The family whose keys the file has. Raises CheckpointMismatch saying what the file is instead, if we know it."""
-    for family in families.values():
-        if family.detect(_renamed(checkpoint, family)):
-            return family
-    others = [
-        f.what
-        for table in (MODELS, CODECS)
-        if table is not families
-        for f in table.values()
-        if f.detect(_renamed(checkpoint, f))
-    ]
-    found = (
-        others[0]
-        if others
-        else f"a file with {len(checkpoint.tensors)} tensors such as {', '.join(list(checkpoint.tensors)[:3])}"
-    )
+def family_of(model: NextScaleModel) -> Family:
+    """What a model's family declares."""
+    return next(family for family in FAMILIES if family.name == model.family)
+
+
+def detect(checkpoint: Checkpoint, kinds: Sequence[Files], wanted: str, config: dict | None = None) -> Files:
+    """The kind of file this is, of MODELS or CODECS. config: settings that win over the file's own.
+
+    Raises CheckpointMismatch saying what the file is instead, if we know it.
+    """
+    said = settings(checkpoint, config)
+    # a younger family's files often look like an older one's and have more: it is asked first
+    known = [files for files in reversed((*MODELS, *CODECS)) if files.detect(checkpoint, said)]
+    for files in known:
+        if files in kinds:
+            return files
+    found = f"a file with {len(checkpoint.tensors)} tensors such as {', '.join(list(checkpoint.tensors)[:3])}"
     raise CheckpointMismatch(
-        f"{checkpoint.name} is {found}, not {wanted}.", f"Known here: {', '.join(f.what for f in families.values())}."
+        f"{checkpoint.name} is {known[0].what if known else found}, not {wanted}.",
+        f"Known here: {', '.join(files.what for files in kinds)}.",
     )
+
+
+def transformer_path(path) -> Path:
+    """The transformer's folder of a model that comes in parts, from the folder of them all; else `path` itself."""
+    folders = [Path(path) / family.parts[0] for family in FAMILIES if family.parts]
+    return next((folder for folder in folders if folder.is_dir()), Path(path))
+
+
+def codec_path(path) -> Path:
+    """The codec's folder of a model that comes in parts, from the folder of them all or the transformer's; else `path`
+    itself."""
+    path, folders = Path(path), []
+    for transformer, codec in (family.parts for family in FAMILIES if family.parts):
+        folders += [path / codec] + ([path.parent / codec] if path.name == transformer else [])
+    return next((folder for folder in folders if folder.is_dir()), path)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _renamed(checkpoint: Checkpoint, family: Family) -> Checkpoint:
-    return replace(checkpoint, tensors={family.rename(key): tensor for key, tensor in checkpoint.tensors.items()})
-
-
 def build(
-    family: Family, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None
+    files: Files, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None
 ) -> nn.Module:
-    """The family's module with the checkpoint's weights, in `dtype` on `device`, ready for inference."""
-    checkpoint = _renamed(checkpoint, family)
+    """The module of this kind of file with the checkpoint's weights, in `dtype` on `device`, ready for inference.
+
+    config: settings by name that win over the file's own; unknown names are ignored. Raises CheckpointMismatch.
+    """
+    tensors = {files.rename(key): tensor for key, tensor in checkpoint.tensors.items()}
+    checkpoint = replace(checkpoint, tensors=tensors)
     try:
-        settings = family.configure(checkpoint, config)
+        sizes = files.configure(checkpoint, settings(checkpoint, config))
         with torch.device("meta"):
-            module = family.build(settings, ops)
+            module = files.module(sizes, ops)
     except (KeyError, TypeError, IndexError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
         if isinstance(error, CheckpointMismatch):
             raise
         raise CheckpointMismatch(
-            f"{checkpoint.name} looks like {family.what}, but its sizes make no sense ({_first_line(error)}).",
+            f"{checkpoint.name} looks like {files.what}, but its sizes make no sense ({_first_line(error)}).",
             "Download it again, or check config.json beside it.",
         ) from error
-    fill_module(module, checkpoint, family.legacy, family.what, assign=True)
+    fill_module(module, checkpoint, files.legacy, files.what, assign=True)
     return module.place(device, dtype).requires_grad_(False).train(False)
 
 
 def load_model(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn) -> NextScaleModel:
     """Loads a transformer; family and sizes come from the file (see DESIGN 1). Raises CheckpointMismatch.
 
-    path: a .safetensors, .pth or .bin file, a folder of shards, or a folder of parts (HART: llm and tokenizer).
+    path: a .safetensors, .pth or .bin file, a folder of shards, or a folder of parts (Family.parts).
     config: overrides by name, unknown names are ignored.
     """
-    checkpoint = read_checkpoint(path, part=LLM)
-    return build(
-        detect(checkpoint, MODELS, "a next-scale transformer"),
-        checkpoint,
-        ops=ops,
-        dtype=dtype,
-        device=device,
-        config=config,
-    )
+    checkpoint = read_checkpoint(transformer_path(path))
+    files = detect(checkpoint, MODELS, "a next-scale transformer", config)
+    return build(files, checkpoint, ops=ops, dtype=dtype, device=device, config=config)
 
 
 def load_vae(path, device="cpu", dtype=torch.float32, config: dict | None = None, ops=nn):
     """Loads a codec; files that hold only the quantiser load too, decoding with them raises. Raises
     CheckpointMismatch."""
-    checkpoint = read_checkpoint(path, part=TOKENIZER)
-    return build(
-        detect(checkpoint, CODECS, "a next-scale VAE"), checkpoint, ops=ops, dtype=dtype, device=device, config=config
-    )
+    checkpoint = read_checkpoint(codec_path(path))
+    files = detect(checkpoint, CODECS, "a next-scale VAE", config)
+    return build(files, checkpoint, ops=ops, dtype=dtype, device=device, config=config)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -55,14 +58,108 @@ def anchor_mask(scale: Scale, device=None) -> Tensor:
     return (h[:, None] & w).expand(scale.t, -1, -1).flatten()
 
 
+class Kept:
+    """The tokens of a grid that run. index_BK: ascending, per image; twice as many rows where the guidance halves chose
+    separately."""
+
+    def __init__(self, scale: Scale, index_BK: Tensor):
+        self.scale, self.index_BK = scale, index_BK
+
+    @cached_property
+    def mask_BN(self) -> Tensor:
+        """True at the kept positions."""
+        return kept_mask(self.index_BK, self.scale.tokens)
+
+    def gather(self, x_RLC: Tensor) -> Tensor:
+        """The kept tokens (rows, K, C) of a whole grid."""
+        return gather_tokens(x_RLC, self.index_BK)
+
+    def lay_over(self, base_RNC: Tensor, x_RKC: Tensor) -> Tensor:
+        """The base with the kept positions replaced."""
+        return base_RNC.index_put(_places(base_RNC, self.index_BK), x_RKC)
+
+    @cached_property
+    def place_BN(self) -> Tensor:
+        """Of every kept position its place among the kept ones."""
+        return self.mask_BN.cumsum(1) - 1
+
+
+class Fill:
+    """What pruned positions get: here, and for `delta`, the change of the nearest kept token.
+
+    on_head: the head runs on kept tokens and its answers are copied; else hidden states are rebuilt for the whole grid.
+    adds_nothing: where tokens were left out, the pass adds nothing to f_hat.
+    reads_earlier: takes an earlier dense scale's change, which must be remembered.
+    """
+
+    on_head = False
+    adds_nothing = False
+    reads_earlier = False
+
+    def stays(self, scale: Scale) -> Tensor | None:
+        """(N,) bool on the CPU: positions that must run whatever they score."""
+        return None
+
+    def sources_BN(self, kept: Kept) -> Tensor:
+        """For every position the place, among the kept tokens, that it copies from."""
+        return kept.place_BN.gather(1, nearest_kept(kept.mask_BN, kept.scale))
+
+    def spread(self, values_RKX: Tensor, kept: Kept) -> Tensor:
+        """Values of the kept tokens at every position of the grid."""
+        return gather_tokens(values_RKX, self.sources_BN(kept))
+
+    def rebuild(self, change_RKC: Tensor, kept: Kept, earlier: Callable[[], Tensor]) -> Tensor:
+        """The change of the stream at every position. earlier() -> (rows, N, C): an earlier scale's, at this grid."""
+        return self.spread(change_RKC, kept)
+
+
+class CopyNearest(Fill):
+    """The answer of the nearest kept token (StepVAR 3.3)."""
+
+    on_head = True
+
+
+class AddNothing(CopyNearest):
+    adds_nothing = True
+
+    def rebuild(self, change_RKC: Tensor, kept: Kept, earlier: Callable[[], Tensor]) -> Tensor:
+        rows, _, width = change_RKC.shape
+        return kept.lay_over(change_RKC.new_zeros(rows, kept.scale.tokens, width), change_RKC)
+
+
+class CopyAnchor(CopyNearest):
+    """The answer of the nearest anchor, a lattice that always runs (SparseVAR)."""
+
+    def stays(self, scale: Scale) -> Tensor | None:
+        return anchor_mask(scale)
+
+    def sources_BN(self, kept: Kept) -> Tensor:
+        anchors = (kept.mask_BN & anchor_mask(kept.scale, kept.mask_BN.device)).expand_as(kept.mask_BN)
+        copied_BN = kept.place_BN.gather(1, nearest_kept(anchors, kept.scale))
+        return kept.place_BN.where(kept.mask_BN, copied_BN)
+
+
+class EarlierChange(Fill):
+    """An earlier dense scale's change, resized (FastVAR)."""
+
+    reads_earlier = True
+
+    def rebuild(self, change_RKC: Tensor, kept: Kept, earlier: Callable[[], Tensor]) -> Tensor:
+        return kept.lay_over(earlier().to(change_RKC.dtype), change_RKC)
+
+
+FILLS: dict[str, Fill] = {
+    "nearest": CopyNearest(),
+    "delta": Fill(),
+    "zero": AddNothing(),
+    "anchor": CopyAnchor(),
+    "cache": EarlierChange(),
+}
+
+
 def gather_tokens(x_RLC: Tensor, index_BK: Tensor) -> Tensor:
     """Tokens (rows, K, C) at the images' indices; rows is a multiple of B, image-major within each guidance half."""
     return x_RLC[_places(x_RLC, index_BK)]
-
-
-def scatter_tokens(base_RLC: Tensor, index_BK: Tensor, x_RKC: Tensor) -> Tensor:
-    """base with the tokens at the images' indices replaced."""
-    return base_RLC.index_put(_places(base_RLC, index_BK), x_RKC)
 
 
 def _places(x_RLC: Tensor, index_BK: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,7 @@
-"""How many tokens of each pass run, and the token plans that carry a choice through the blocks.
+"""Token plans that run part of a grid: the counterpart on the device of one pass's PassPlan (tokens.py has the calls).
 
-PassPlan is known on the host before the loop: the cache, the cost model and the progress bar are built from it.
-KeptTokens is its counterpart on the device for one pass, an argument of the model's forward (tokens.py has the
-interface). Nothing here knows a model family.
+`SparseStream` chooses once and runs the other blocks on the tokens chosen; `AroundSublayers` keeps a whole stream and
+chooses again around each sub-layer, FastVAR's way. Both read from the plan how many tokens a block runs.
 """
 
 from __future__ import annotations
@@ -17,229 +16,158 @@ from torch import Tensor
 
 from ..schedule import Pass, Scale
 from ..tokens import DenseTokens
-from .fills import anchor_mask, gather_tokens, kept_mask, nearest_kept, scatter_tokens
+from .fills import Fill, Kept
+from .policy import PassPlan
 from .selectors import Scores, keep_top
 
-HALVES = ("both", "conditional", "unconditional")
-
-
-@dataclass(frozen=True)
-class Fill:
-    """How pruned positions are filled. See DESIGN 2.9 and FILLS.
-
-    on_head: the head runs on kept tokens and its output is copied; else hidden states are rebuilt for the whole grid.
-    """
-
-    on_head: bool = False
-    adds_nothing: bool = False
-    from_anchors: bool = False
-    from_earlier: bool = False
-
-
-FILLS = {
-    "nearest": Fill(on_head=True),
-    "delta": Fill(),
-    "zero": Fill(on_head=True, adds_nothing=True),
-    "anchor": Fill(on_head=True, from_anchors=True),
-    "cache": Fill(from_earlier=True),
-}
-
-
-@dataclass(frozen=True)
-class PassPlan:
-    """One pass on the host: `kept` of `tokens` run from `first_layer` to `last_layer` (None = the end); 0 kept = the
-    pass is skipped.
-
-    cfg_mask: whether the guidance halves share one choice of tokens.
-    """
-
-    tokens: int
-    kept: int
-    first_layer: int = 0
-    scope: str = "scale"
-    fill: str = "nearest"
-    halves: str = "both"
-    last_layer: int | None = None
-    cfg_mask: str = "shared"
-
-    @property
-    def is_skipped(self) -> bool:
-        return self.kept == 0
-
-    @property
-    def is_dense(self) -> bool:
-        return self.kept == self.tokens
-
-    @property
-    def head_tokens(self) -> int:
-        """Tokens the head runs on."""
-        return self.kept if self.scope == "scale" and FILLS[self.fill].on_head else self.tokens
-
-    def layer_tokens(self, layer: int) -> int:
-        """Tokens that run, and enter the KV cache, in one layer."""
-        return self.kept if self.prunes(layer) else self.tokens
-
-    def prunes(self, layer: int) -> bool:
-        """Whether a layer is among those that leave tokens out."""
-        return self.first_layer <= layer and (self.last_layer is None or layer <= self.last_layer)
-
-
-def dense_plan(scale: Scale, halves: str = "both") -> PassPlan:
-    return PassPlan(scale.tokens, scale.tokens, halves=halves)
-
-
-def remembered(plans: list[PassPlan]) -> set[int]:
-    """Passes whose changes the `cache` fill of later ones reads: dense ones that a pruned one follows."""
-    running = [i for i, plan in enumerate(plans) if not plan.is_skipped]
-    return {
-        a
-        for a, b in zip(running, running[1:])
-        if FILLS[plans[b].fill].from_earlier and plans[a].is_dense and not plans[b].is_dense
-    }
+Score = Callable[[Tensor], Scores]  # of (B, L, C) float32 features of one guidance half
 
 
 @dataclass
 class Earlier:
-    """Changes of an earlier dense scale, kept for the `cache` fill while the image lasts."""
+    """Changes of an earlier dense scale, by site, kept for the `cache` fill while the image lasts."""
 
     changes: dict = field(default_factory=dict)
     scale: Scale | None = None
 
+    def start(self, scale: Scale) -> None:
+        """Forgets what was stored, before another scale's changes come in."""
+        self.changes, self.scale = {}, scale
+
     def resized(self, site, scale: Scale, rows: slice) -> Tensor:
-        """The stored change of one site, (rows, N, C), area-resized to another grid."""
-        change = self.changes[site][rows]
+        """The stored change of one site, (rows, N, C), area-resized to another grid. rows: those that run now."""
+        change = self.changes[site]
+        change = change[rows if rows.stop <= len(change) else slice(0, len(change))]
         grid = rearrange(change, "b (t h w) c -> b c t h w", t=self.scale.t, h=self.scale.h)
         if self.scale.grid != scale.grid:
             grid = F.interpolate(grid, size=scale.grid, mode="area")
         return rearrange(grid, "b c t h w -> b (t h w) c")
 
 
-class RecordingTokens(DenseTokens):
-    """Every token runs, and the changes are remembered for the `cache` fill of later scales."""
+class RecordingStream(DenseTokens):
+    """Every token runs; what the blocks from `first` on change together is remembered for later scales."""
 
-    def __init__(self, plan: PassPlan, step: Pass, earlier: Earlier):
-        self.plan, self.earlier = plan, earlier
-        earlier.changes, earlier.scale = {}, step.scale
+    def __init__(self, step: Pass, first: int, earlier: Earlier):
+        self.scale, self.first, self.earlier = step.scale, first, earlier
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
-        if layer == self.plan.first_layer:
-            self.entry = x_RLC
+        if layer == self.first:
+            self.earlier.start(self.scale)
+            self.entry_RLC = x_RLC
+        return x_RLC
+
+    def leave(self, x_RLC: Tensor) -> Tensor:
+        self.earlier.changes["all"] = x_RLC - self.entry_RLC
+        return x_RLC
+
+
+class RecordingSublayers(DenseTokens):
+    """Every token runs; what each sub-layer of `layers` changes is remembered for later scales."""
+
+    def __init__(self, step: Pass, layers: range, earlier: Earlier):
+        self.scale, self.layers, self.earlier = step.scale, layers, earlier
+
+    def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
+        if layer == self.layers.start:
+            self.earlier.start(self.scale)
         return x_RLC
 
     def through(self, fn, x_RLC: Tensor, site) -> Tensor:
         change = fn(x_RLC)
-        if self.plan.scope == "sublayer" and self.plan.prunes(site[0]):
+        if site[0] in self.layers:
             self.earlier.changes[site] = change
         return change
 
-    def leave(self, x_RLC: Tensor) -> Tensor:
-        if self.plan.scope == "scale":
-            self.earlier.changes["all"] = x_RLC - self.entry
-        return x_RLC
-
 
 class KeptTokens(DenseTokens):
-    """Runs one pass on the tokens that score highest. score(x_BLC) -> Scores of one guidance half.
+    """What both ways share: choosing by score, tables at the tokens that run, and what is shown of the choice.
 
-    One index set per image, chosen on the first rows (the conditional ones when both halves run), shared with the
-    other half, ascending; with cfg_mask `separate` each half chooses its own, and what is shown is the first one's.
-    Scope `scale` chooses once and keeps a sparse stream; `sublayer` chooses and fills around each sub-layer on a
-    dense stream, FastVAR's way.
+    One set per image, chosen on the first rows (the conditional ones when both halves run) and shared with the other
+    half, ascending. `is_separate`: each half chooses its own, and what is shown is the first one's.
     """
 
     def __init__(
-        self, plan: PassPlan, step: Pass, batch: int, rows: slice, score: Callable[[Tensor], Scores], earlier: Earlier
+        self,
+        plan: PassPlan,
+        step: Pass,
+        *,
+        batch: int,
+        rows: slice,
+        score: Score,
+        fill: Fill,
+        earlier: Earlier | None = None,
+        is_separate: bool = False,
     ):
-        self.plan, self.scale, self.batch, self.run_rows = plan, step.scale, batch, rows
-        self.score, self.earlier, self.fill = score, earlier, FILLS[plan.fill]
-        self.is_sparse = False
-        self.index_BK: Tensor | None = None
-        self.first_mask_BN: Tensor | None = None
+        self.plan, self.step, self.scale = plan, step, step.scale
+        self.batch, self.run_rows, self.is_separate = batch, rows, is_separate
+        self.score, self.fill, self.earlier = score, fill, earlier
+        self.running: Kept | None = None  # the tokens the stream holds now; None = all
+        self.first: Kept | None = None  # the first choice
         self.scores: Scores | None = None
 
-    # during the forward --------------------------------------------------------------------------
-
-    def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
-        if self.plan.scope != "scale" or layer != self.plan.first_layer:
-            return x_RLC
-        self._select(x_RLC)
-        self.is_sparse = True
-        self.entry = None if self.fill.on_head else x_RLC
-        return gather_tokens(x_RLC, self.index_BK)
-
-    def through(self, fn, x_RLC: Tensor, site) -> Tensor:
-        if self.plan.scope == "scale" or not self.plan.prunes(site[0]):
-            return fn(x_RLC)
-        self._select(x_RLC)
-        self.is_sparse = True
-        change_RKC = fn(gather_tokens(x_RLC, self.index_BK))
-        self.is_sparse = False
-        return self._rebuild(change_RKC, x_RLC, site)
-
-    def leave(self, x_RLC: Tensor) -> Tensor:
-        if self.plan.scope == "sublayer" or self.fill.on_head:
-            return x_RLC
-        change_RKC = x_RLC - gather_tokens(self.entry, self.index_BK)
-        return self.entry + self._rebuild(change_RKC, self.entry, "all")
-
     def rows(self, table_RLX: Tensor) -> Tensor:
-        if not self.is_sparse:
+        if self.running is None:
             return table_RLX
         if len(table_RLX) == 1:
-            table_RLX = table_RLX.expand(len(self.index_BK), -1, -1)
-        return gather_tokens(table_RLX, self.index_BK)
+            table_RLX = table_RLX.expand(len(self.running.index_BK), -1, -1)
+        return self.running.gather(table_RLX)
 
-    # after the blocks ----------------------------------------------------------------------------
+    def kept_BN(self) -> Tensor | None:
+        return None if self.first is None else self.first.mask_BN[: self.batch]
+
+    def choose(self, x_RLC: Tensor, keep: int) -> Kept:
+        """The `keep` tokens of every image that score highest."""
+        halves = x_RLC.split(self.batch) if self.is_separate else (x_RLC[: self.batch],)
+        scores = [self.score(x_BLC.float()) for x_BLC in halves]
+        chosen = [keep_top(s.importance if s.ranking is None else s.ranking, keep) for s in scores]
+        kept = Kept(self.scale, chosen[0] if len(chosen) == 1 else torch.cat(chosen))
+        if self.first is None:
+            self.first, self.scores = kept, scores[0]
+        return kept
+
+    def rebuild(self, change_RKC: Tensor, kept: Kept, site) -> Tensor:
+        """The change of every position: the kept ones' own, the others' by the fill."""
+        return self.fill.rebuild(change_RKC, kept, lambda: self.earlier.resized(site, self.scale, self.run_rows))
+
+
+class SparseStream(KeptTokens):
+    """Chooses once, at the first block that runs fewer tokens, and goes on with those chosen."""
+
+    def __init__(self, plan: PassPlan, step: Pass, **settings):
+        super().__init__(plan, step, **settings)
+        self.entry_layer = next(layer for layer, kept in enumerate(plan.kept) if kept < plan.tokens)
+        self.entry_RNC: Tensor | None = None
+
+    def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
+        if layer != self.entry_layer:
+            return x_RLC
+        self.running = self.choose(x_RLC, self.plan.kept[layer])
+        self.entry_RNC = None if self.fill.on_head else x_RLC
+        return self.running.gather(x_RLC)
+
+    def leave(self, x_RLC: Tensor) -> Tensor:
+        if self.fill.on_head:
+            return x_RLC
+        change_RKC = x_RLC - self.running.gather(self.entry_RNC)
+        return self.entry_RNC + self.rebuild(change_RKC, self.running, "all")
 
     @property
     def added_BN(self) -> Tensor | None:
-        """False where the pass must add nothing to f_hat."""
-        return self.first_mask_BN if self.fill.adds_nothing and self.plan.scope == "scale" else None
-
-    def kept_BN(self) -> Tensor:
-        return self.first_mask_BN
+        return self.kept_BN() if self.fill.adds_nothing else None
 
     def spread(self, values_BKX: Tensor) -> Tensor:
-        """What the head gave for the kept tokens, copied to every position of the grid, (B, N, X)."""
-        if self.plan.head_tokens == self.plan.tokens:
-            return values_BKX
-        return gather_tokens(values_BKX, self._source_BN())
+        return self.fill.spread(values_BKX, self.running) if self.fill.on_head else values_BKX
 
-    # ---------------------------------------------------------------------------------------------
 
-    def _select(self, x_RLC: Tensor) -> None:
-        halves = x_RLC.split(self.batch) if self.plan.cfg_mask == "separate" else (x_RLC[: self.batch],)
-        scores = [self.score(x_BLC.float()) for x_BLC in halves]
-        chosen = [keep_top(s.importance if s.ranking is None else s.ranking, self.plan.kept) for s in scores]
-        self.index_BK = (
-            chosen[0] if len(chosen) == 1 else torch.cat(chosen)
-        )  # (2B, K) where the halves choose separately
-        self.mask_BN = kept_mask(self.index_BK, self.plan.tokens)
-        if self.first_mask_BN is None:
-            self.first_mask_BN, self.scores = self.mask_BN[: self.batch], scores[0]
+class AroundSublayers(KeptTokens):
+    """The stream stays whole; each sub-layer of a block that runs fewer tokens sees its own choice, and the fill says
+    what it changes elsewhere."""
 
-    def _source_BN(self) -> Tensor:
-        """For every position the place, among the kept tokens, it copies from."""
-        origins = self.mask_BN
-        if self.fill.from_anchors:
-            origins = (self.mask_BN & anchor_mask(self.scale, self.mask_BN.device)).expand_as(self.mask_BN)
-        nearest_BN = nearest_kept(origins, self.scale)
-        place_BN = self.mask_BN.cumsum(1) - 1
-        if self.fill.from_anchors:
-            return place_BN.where(self.mask_BN, place_BN.gather(1, nearest_BN))
-        return place_BN.gather(1, nearest_BN)
-
-    def _rebuild(self, change_RKC: Tensor, stream_RNC: Tensor, site) -> Tensor:
-        """The change of every position: the kept ones' own, the others' by the fill."""
-        if self.fill.from_earlier:
-            base = self.earlier.resized(site, self.scale, self._stored_rows()).to(change_RKC.dtype)
-        elif self.fill.adds_nothing:
-            base = change_RKC.new_zeros(stream_RNC.shape)
-        else:
-            return gather_tokens(change_RKC, self._source_BN())
-        return scatter_tokens(base, self.index_BK, change_RKC)
-
-    def _stored_rows(self) -> slice:
-        """This pass's rows within the rows the earlier scale stored."""
-        stored = len(next(iter(self.earlier.changes.values())))
-        return self.run_rows if self.run_rows.stop <= stored else slice(0, stored)
+    def through(self, fn, x_RLC: Tensor, site) -> Tensor:
+        keep = self.plan.kept[site[0]]
+        if keep == self.plan.tokens:
+            return fn(x_RLC)
+        kept = self.running = self.choose(x_RLC, keep)
+        change_RKC = fn(kept.gather(x_RLC))
+        self.running = None
+        return self.rebuild(change_RKC, kept, site)

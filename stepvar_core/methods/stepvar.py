@@ -1,14 +1,9 @@
-"""Policies: settings that decide, per pass, how many tokens run and which. StepVAR is the first of them.
-
-A policy is a frozen dataclass, shared freely between runs. `resolve` settles what depends on the model; `plan`
-answers on the host, before anything runs; `begin` makes the per-run object that hands each pass its token plan and
-dies with the run.
-"""
+"""StepVAR (arXiv 2603.01757): the last scales run on the tokens that matter, the others are filled from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
@@ -19,8 +14,9 @@ from torch import Tensor
 from ..errors import OptionError, ShapeMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-from .fills import anchor_mask
-from .kept import FILLS, HALVES, Earlier, KeptTokens, PassPlan, RecordingTokens, dense_plan, remembered
+from .fills import FILLS
+from .kept import AroundSublayers, Earlier, RecordingStream, RecordingSublayers, SparseStream
+from .policy import HALVES, About, PassPlan, Policy, PolicyRun
 from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy, update_turn
 
 SCOPES = ("scale", "sublayer")
@@ -30,38 +26,8 @@ PROTECTED_SHARE = 0.25  # a cell is protected when at least this much of it is p
 START_SEED = 20260303  # the power iteration's private stream: the sampling streams must not notice it
 
 
-class DenseRun:
-    """The run of a policy that prunes nothing. plans: what each pass runs; saw: told of f_hat after every pass."""
-
-    def __init__(self, plans: list[PassPlan]):
-        self.plans = plans
-
-    def saw(self, step: Pass, f_hat: Tensor) -> None:
-        """f_hat (B, C, H, W) as this pass left it."""
-
-    def tokens(self, step: Pass, plan: PassPlan, rows: slice) -> DenseTokens:
-        return DENSE
-
-
-@dataclass(frozen=True)
-class NoPruning:
-    """Every token of every scale."""
-
-    def plan(self, schedule: ScaleSchedule, first_layer: int, layers: int, batch: int = 1) -> list[PassPlan]:
-        return [dense_plan(step.scale) for step in schedule.passes]
-
-    def resolve(self, model, schedule: ScaleSchedule) -> NoPruning:
-        return self
-
-    def begin(self, plans, schedule: ScaleSchedule, batch: int, width: int, device, noise) -> DenseRun:
-        return DenseRun(plans)
-
-    def describe(self) -> str:
-        return "off"
-
-
 @dataclass(frozen=True, eq=False)
-class StepVAR:
+class StepVAR(Policy):
     """StepVAR (arXiv 2603.01757): run the last scales on the tokens that matter, fill the rest.
 
     ratios: pruned fraction per scale, counted from the end: ratios[0] is the last scale's. 0 keeps all, 1 skips the
@@ -139,9 +105,8 @@ class StepVAR:
 
     # host ------------------------------------------------------------------------------------
 
-    def resolve(self, model, schedule: ScaleSchedule) -> StepVAR:
-        """The policy that runs on `model` over `schedule`: this one, whose settings fit any model."""
-        return self
+    def shown(self) -> dict:
+        return {"fill": self.fill, "scope": self.scope}
 
     def ratio(self, step: Pass, schedule: ScaleSchedule) -> float:
         """The pruned fraction of one pass. Of a video, the image clip is exempt (DESIGN 2.1)."""
@@ -161,48 +126,65 @@ class StepVAR:
             )
         return ratio
 
-    def plan(self, schedule: ScaleSchedule, first_layer: int, layers: int, batch: int = 1) -> list[PassPlan]:
+    def plan(self, about: About) -> list[PassPlan]:
         """Tokens of every pass, K = N - int(N ratio) and at least 1 unless skipped (DESIGN 2.1), raised for what must
         stay."""
-        first = first_layer if self.first_layer is None else self.first_layer
-        if first >= layers:
-            raise OptionError(f"first_layer is {first}; the model has {layers} blocks.", f"Use 0 to {layers - 1}.")
-        if self.last_layer is not None and self.last_layer < first:
-            raise OptionError(
-                f"last_layer is {self.last_layer}, before first_layer {first}: no layer would leave tokens out.",
-                f"Use {first} or more, or ratios of 0.",
-            )
+        layers, schedule = self.layers(about), about.schedule
         if self.guidance_late == "unconditional" and self.guidance_late_scales >= len(schedule):
             raise OptionError(
                 f"guidance_late_scales is {self.guidance_late_scales} of {len(schedule)} scales: nothing would "
                 "follow the condition.",
                 "Use fewer scales; for a picture without a condition, give it none.",
             )
-        plans = []
-        for step in schedule.passes:
-            n, ratio = step.scale.tokens, self.ratio(step, schedule)
-            kept = 0 if ratio == 1 else max(1, n - int(n * ratio))
-            if 0 < kept < n:
-                kept = max(kept, self._forced_count(step.scale, batch))
-            is_late = len(schedule) - step.scale_index <= self.guidance_late_scales
-            plans.append(
-                PassPlan(
-                    n,
-                    kept,
-                    first,
-                    self.scope,
-                    self.fill,
-                    self.guidance_late if is_late else "both",
-                    self.last_layer,
-                    self.cfg_mask,
-                )
-            )
-        if self.fill == "cache" and not plans[0].is_dense:
+        plans = [self._plan_pass(step, about, layers) for step in schedule.passes]
+        if FILLS[self.fill].reads_earlier and not plans[0].is_dense:
             raise OptionError(
                 "The cache fill copies from an earlier dense scale, and the first scale is pruned already.",
                 "Use fewer ratios or another fill.",
             )
+        sites = 1 if self.scope == "scale" else about.sublayers * len(layers)
+        for i in self.remembered(plans):
+            plans[i] = replace(plans[i], remembers=plans[i].tokens * about.width * about.itemsize * sites)
         return plans
+
+    def layers(self, about: About) -> range:
+        """Blocks that leave tokens out. Raises OptionError where there is none."""
+        first = about.first_layer if self.first_layer is None else self.first_layer
+        if first >= about.layers:
+            raise OptionError(
+                f"first_layer is {first}; the model has {about.layers} blocks.", f"Use 0 to {about.layers - 1}."
+            )
+        if self.last_layer is not None and self.last_layer < first:
+            raise OptionError(
+                f"last_layer is {self.last_layer}, before first_layer {first}: no layer would leave tokens out.",
+                f"Use {first} or more, or ratios of 0.",
+            )
+        return range(first, about.layers if self.last_layer is None else min(self.last_layer + 1, about.layers))
+
+    def _plan_pass(self, step: Pass, about: About, layers: range) -> PassPlan:
+        n, ratio = step.scale.tokens, self.ratio(step, about.schedule)
+        is_late = len(about.schedule) - step.scale_index <= self.guidance_late_scales
+        dense = PassPlan.dense(n, about.layers, self.guidance_late if is_late else "both")
+        if ratio == 1:
+            return dense.skipped()
+        kept = max(1, n - int(n * ratio))
+        if kept < n:
+            kept = max(kept, self._forced_count(step.scale, about.batch))
+        if kept == n:
+            return dense
+        on_kept = self.scope == "scale" and FILLS[self.fill].on_head
+        return replace(
+            dense,
+            kept=tuple(kept if layer in layers else n for layer in range(about.layers)),
+            head=kept if on_kept else n,
+        )
+
+    def remembered(self, plans: Sequence[PassPlan]) -> set[int]:
+        """Passes whose changes a fill of later ones reads: dense ones that a pruned one follows."""
+        if not FILLS[self.fill].reads_earlier:
+            return set()
+        running = [i for i, plan in enumerate(plans) if not plan.is_skipped]
+        return {a for a, b in zip(running, running[1:]) if plans[a].is_dense and not plans[b].is_dense}
 
     def _protected_BN(self, scale: Scale, batch: int) -> Tensor | None:
         """Painted share of every cell, (B, N), on the CPU."""
@@ -217,14 +199,21 @@ class StepVAR:
         cells = F.adaptive_avg_pool2d(mask.unsqueeze(1), (scale.h, scale.w)).flatten(1)
         return cells.expand(batch, -1).repeat(1, scale.t)
 
+    def masks(self, scale: Scale, about: About) -> tuple[Tensor | None, Tensor | None]:
+        """(B, N) on the run's device: what stays whatever it scores, and what is added to the scores."""
+        hard, soft = self._hard_BN(scale, about.batch), None
+        if self.protect is not None and self.protect_mode == "add":
+            soft = self._protected_BN(scale, about.batch).to(about.device)
+        return None if hard is None else hard.to(about.device), soft
+
     def _hard_BN(self, scale: Scale, batch: int) -> Tensor | None:
         """Positions that stay whatever they score: protected ones and the anchor fill's lattice."""
         hard = None
         if self.protect is not None and self.protect_mode == "keep":
             hard = self._protected_BN(scale, batch) >= PROTECTED_SHARE
-        if FILLS[self.fill].from_anchors:
-            lattice = anchor_mask(scale).expand(batch, -1)
-            hard = lattice if hard is None else hard | lattice
+        stays = FILLS[self.fill].stays(scale)
+        if stays is not None:
+            hard = stays.expand(batch, -1) if hard is None else hard | stays
         return hard
 
     def _forced_count(self, scale: Scale, batch: int) -> int:
@@ -239,49 +228,63 @@ class StepVAR:
 
     # device ----------------------------------------------------------------------------------
 
-    def begin(
-        self, plans: list[PassPlan], schedule: ScaleSchedule, batch: int, width: int, device, noise
-    ) -> StepVARRun:
-        """State of one run. noise(name, pass_index, shape) gives this run's uniform streams, (B, *shape)."""
-        generator = torch.Generator().manual_seed(START_SEED)
-        start_C = F.normalize(torch.randn(width, generator=generator), dim=0).to(device)
-        extras = {}
-        for step, plan in zip(schedule.passes, plans):
-            if not plan.is_skipped and not plan.is_dense:
-                hard, soft = self._hard_BN(step.scale, batch), None
-                if self.protect is not None and self.protect_mode == "add":
-                    soft = self._protected_BN(step.scale, batch).to(device)
-                extras[step.index] = (None if hard is None else hard.to(device), soft)
-        return StepVARRun(self, plans, batch, start_C, noise, extras)
+    def begin(self, about: About, plans: Sequence[PassPlan]) -> StepVARRun:
+        return StepVARRun(self, about, plans)
 
 
-class StepVARRun:
+class StepVARRun(PolicyRun):
     """Hands out token plans for one run; holds the start vector, the masks, the last two f_hats and, for the cache
     fill, one scale's changes."""
 
-    def __init__(self, policy: StepVAR, plans, batch: int, start_C: Tensor, noise: Callable, extras: dict):
-        self.policy, self.plans, self.batch = policy, plans, batch
-        self.start_C, self.noise, self.extras = start_C, noise, extras
-        self.earlier, self.remembered = Earlier(), remembered(plans)
+    sparse, around = SparseStream, AroundSublayers
+
+    def __init__(self, policy: StepVAR, about: About, plans: Sequence[PassPlan]):
+        super().__init__(plans)
+        self.policy, self.about, self.layers = policy, about, policy.layers(about)
+        generator = torch.Generator().manual_seed(START_SEED)
+        self.start_C = F.normalize(torch.randn(about.width, generator=generator), dim=0).to(about.device)
+        self.masks = {
+            step.index: policy.masks(step.scale, about)
+            for step, plan in zip(about.schedule.passes, plans)
+            if not plan.is_skipped and not plan.is_dense
+        }
+        self.earlier = Earlier()
         self.f_hats: tuple[Tensor | None, Tensor | None] = (None, None)  # before and after the last pass that ran
 
-    def saw(self, step: Pass, f_hat: Tensor) -> None:
-        """f_hat (B, C, H, W) as this pass left it."""
-        self.f_hats = (self.f_hats[1], f_hat)
+    def observe(self, step) -> None:
+        if step.tokens_run:
+            self.f_hats = (self.f_hats[1], step.f_hat)
 
-    def tokens(self, step: Pass, plan: PassPlan, rows: slice):
-        if not plan.is_dense:
-            return KeptTokens(plan, step, self.batch, rows, lambda x: self._score(x, step), self.earlier)
-        if step.index in self.remembered:
-            return RecordingTokens(plan, step, self.earlier)
-        return DENSE
+    def tokens(self, steps: tuple[Pass, ...], rows: slice) -> DenseTokens:
+        step = steps[-1]  # of dense passes that run together only the last can be followed by a pruned one
+        if not self.plans[step.index].is_dense:
+            return self.kept_tokens(step, rows)
+        if step.index not in self.policy.remembered(self.plans):
+            return DENSE
+        if self.policy.scope == "scale":
+            return RecordingStream(step, self.layers.start, self.earlier)
+        return RecordingSublayers(step, self.layers, self.earlier)
+
+    def kept_tokens(self, step: Pass, rows: slice) -> DenseTokens:
+        policy = self.policy
+        made = self.sparse if policy.scope == "scale" else self.around
+        return made(
+            self.plans[step.index],
+            step,
+            batch=self.about.batch,
+            rows=rows,
+            score=lambda x_BLC: self._score(x_BLC, step),
+            fill=FILLS[policy.fill],
+            earlier=self.earlier,
+            is_separate=policy.cfg_mask == "separate",
+        )
 
     def _score(self, x_BLC: Tensor, step: Pass):
         policy = self.policy
         context = ScoreContext(
             step.scale,
             self.start_C,
-            lambda name, shape: self.noise(name, step.index, shape),
+            lambda name, shape: self.about.noise(name, step.index, shape),
             policy.structure_weight,
             policy.normalise,
             policy.iterations,
@@ -290,7 +293,7 @@ class StepVARRun:
             lambda: self._turn(step.scale),
         )
         scores = SELECTORS[policy.selector](x_BLC, context)
-        hard, soft = self.extras[step.index]
+        hard, soft = self.masks[step.index]
         if soft is not None:
             scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + soft)
         ranking = scores.importance if hard is None else scores.importance.masked_fill(hard, torch.inf)

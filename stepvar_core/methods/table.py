@@ -15,7 +15,7 @@ from numbers import Integral, Real
 
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
-from .kept import HALVES
+from .policy import HALVES, Policy
 from .stepvar import StepVAR
 
 PUBLISHED = -1.0  # option value that stands for the number published for the family
@@ -96,7 +96,7 @@ class Rival(StepVAR):
 
 
 @dataclass(frozen=True)
-class Accelerator:
+class Accelerator(Policy):
     """A policy: one of METHODS and its options, all of them. Made by `accelerator`, which checks them."""
 
     method: str

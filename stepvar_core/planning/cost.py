@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from .. import guidance
 from ..families.base import TEXT_TOKENS, Cost
 from ..memory import cache_bytes
-from ..methods.kept import PassPlan, remembered
-from ..methods.stepvar import NoPruning
+from ..methods.policy import About, NoPruning, PassPlan, rows_per_pass
 from ..schedule import Pass, ScaleSchedule
 
 STREAM_BYTES = 4  # per channel of the residual stream, at most
@@ -45,21 +44,6 @@ class Estimate:
         return self.dense_flops / self.flops
 
 
-def rows_per_pass(plans: list[PassPlan], weights: list[float], batch: int) -> list[int]:
-    """Rows that run in each pass: both guidance halves until neither this nor a later pass needs the second one."""
-    is_guided = [t != 0 and p.halves == "both" and not p.is_skipped for t, p in zip(weights, plans)]
-    needs_unconditional = [g or (p.halves == "unconditional" and any(weights)) for g, p in zip(is_guided, plans)]
-    rows = []
-    for i, plan in enumerate(plans):
-        if plan.is_skipped:
-            rows.append(0)
-        elif plan.halves == "both" and any(needs_unconditional[i:]):
-            rows.append(2 * batch)
-        else:
-            rows.append(batch)
-    return rows
-
-
 def estimate(
     model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS
 ) -> Estimate:
@@ -71,8 +55,8 @@ def estimate(
     weights = guidance.weights(model, cfg, schedule)
     cost = model.cost(text_tokens)
     layers = cost.layers
-    plans = policy.plan(schedule, model.first_layer, layers, batch)
-    dense = NoPruning().plan(schedule, model.first_layer, layers, batch)
+    about = About.of(model, schedule, batch)
+    plans, dense = policy.plan(about), NoPruning().plan(about)
     rows, dense_rows = rows_per_pass(plans, weights, batch), rows_per_pass(dense, weights, batch)
     itemsize = model.dtype.itemsize
     scales = _scales(cost, itemsize, schedule, plans, rows, weights, batch)
@@ -100,7 +84,7 @@ def estimate(
         run_flops,
         dense_flops,
         kv,
-        weights_bytes + kv + held + _changes_bytes(cost, itemsize, plans, rows) + working,
+        weights_bytes + kv + held + max(r * p.remembers for r, p in zip(rows, plans)) + working,
     )
 
 
@@ -117,18 +101,7 @@ def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     stream = STREAM_BYTES * rows * plan.tokens * cost.width
     block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
     spread = cost.spread_bytes or cost.draw_bytes // 2  # between kept tokens' logits and a draw at every position
-    return max(block, stream + batch * max(plan.head_tokens * cost.draw_bytes, plan.tokens * spread))
-
-
-def _changes_bytes(cost: Cost, itemsize: int, plans: list[PassPlan], rows: list[int]) -> int:
-    """What the `cache` fill holds of an earlier scale, at most: of each pruned layer's sub-layers, or of the whole
-    stack once."""
-
-    def held(i: int) -> int:
-        sites = (3 if cost.cross_per_token else 2) * sum(plans[i].prunes(layer) for layer in range(cost.layers))
-        return rows[i] * plans[i].tokens * cost.width * itemsize * (sites if plans[i].scope == "sublayer" else 1)
-
-    return max((held(i) for i in remembered(plans)), default=0)
+    return max(block, stream + batch * max(plan.head * cost.draw_bytes, plan.tokens * spread))
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:
@@ -186,12 +159,12 @@ def _scales(
                 )
                 kv += 0 if i == last else 2 * r * n * cost.heads * cost.head_dim * itemsize
             head_rows = 2 * batch if r == 2 * batch and t else batch
-            flops += head_rows * plan.head_tokens * cost.head_per_token + (
+            flops += head_rows * plan.head * cost.head_per_token + (
                 batch * plan.tokens * cost.embed_per_token if i else 0
             )
             if (
                 cost.tail_per_token and step.scale_index == len(schedule) - 1
             ):  # reads the codes, and runs at every position
                 flops += plan.tokens * (head_rows * cost.tail_per_token + batch * cost.embed_per_token)
-        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.kept, flops, kv))
+        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, kv))
     return tuple(scales)

@@ -27,9 +27,10 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import OptionError
+from ..methods.policy import About, PolicyRun
 from ..methods.stepvar import StepVAR
 from ..methods.table import Accelerator
-from ..schedule import Pass, ScaleSchedule
+from ..schedule import ScaleSchedule
 from ..tokens import DenseTokens
 from ..trace import Trace
 from .cost import Estimate, estimate
@@ -172,14 +173,8 @@ class QualityGoal(StepVAR):
     ssim: float = 0.9
     table: Table | None = None
 
-    def begin(self, plans, schedule: ScaleSchedule, batch: int, width: int, device, noise) -> QualityRun:
-        return QualityRun(
-            self,
-            plans,
-            schedule,
-            batch,
-            lambda policy, chosen: policy.begin(chosen, schedule, batch, width, device, noise),
-        )
+    def begin(self, about: About, plans) -> QualityRun:
+        return QualityRun(self, about, plans)
 
     def describe(self) -> str:
         return f"auto, SSIM {self.ssim:g}, {self.selector} fill {self.fill}"
@@ -189,45 +184,37 @@ class QualityGoal(StepVAR):
         return StepVAR(tuple(ratios), **{name: getattr(self, name) for name in names})
 
 
-class QualityRun:
-    """Plans for the strongest pruning until the update index is known; then for the ratios it allows."""
+class QualityRun(PolicyRun):
+    """Every token runs until the update index is known; then StepVAR with the ratios it allows."""
 
-    def __init__(self, goal: QualityGoal, plans, schedule: ScaleSchedule, batch: int, begin: Callable):
-        self.goal, self.schedule, self.batch, self.begin = goal, schedule, batch, begin
-        self.first_layer = plans[0].first_layer
+    def __init__(self, goal: QualityGoal, about: About, plans):
+        super().__init__(plans)
+        self.goal, self.about = goal, about
         self.f_hat: Tensor | None = None
-        self.run = None
-        self._take(ladder_ratios(1.0))
-        self.decided_after = next((i for i, p in enumerate(self.plans) if not p.is_dense), len(self.plans)) - 1
-        if self.decided_after < 0:
-            self._take(ladder_ratios(goal.table.place(goal.ssim)))
+        strongest = goal.with_ratios(ladder_ratios(1.0)[: len(about.schedule)])
+        self.run = strongest.begin(about, strongest.plan(about))  # ready for whatever is chosen
+        last = next((i for i, p in enumerate(self.run.plans) if not p.is_dense), len(plans)) - 1
+        self.decides_after = (last,)
+        if last < 0:
+            self._settle(goal.table.place(goal.ssim))
 
-    def _take(self, ratios: tuple[float, ...]) -> None:
-        policy, before = self.goal.with_ratios(ratios[: len(self.schedule)]), self.run
-        self.plans = policy.plan(self.schedule, self.first_layer, self.first_layer + 1, self.batch)
-        self.run = self.begin(policy, self.plans)
-        if before is not None:
-            self.run.f_hats, self.run.earlier = before.f_hats, before.earlier
+    def _settle(self, place: float) -> None:
+        ratios = ladder_ratios(place)[: len(self.about.schedule)]
+        log.info("auto: ratios %s", "/".join(f"{r:g}" for r in ratios))
+        self.plans[:] = self.run.plans[:] = self.goal.with_ratios(ratios).plan(self.about)
 
-    def saw(self, step: Pass, f_hat: Tensor) -> None:
-        self.run.saw(step, f_hat)
-        if step.index == self.decided_after:
-            before = f_hat.new_zeros(()) if self.f_hat is None else self.f_hat
-            index = float(
-                update_index(before, f_hat).max()
-            )  # the one host read: the most changing picture speaks for the batch
-            ratios = ladder_ratios(self.goal.table.place(self.goal.ssim, index))
-            log.info(
-                "auto: update index %.3f (calibrated on %.3f), ratios %s",
-                index,
-                self.goal.table.index,
-                "/".join(f"{r:g}" for r in ratios),
-            )
-            self._take(ratios)
-        self.f_hat = f_hat
+    def observe(self, step) -> None:
+        self.run.observe(step)
+        if step.index in self.decides_after:
+            before = step.f_hat.new_zeros(()) if self.f_hat is None else self.f_hat
+            # the one host read: the most changing picture speaks for the batch
+            index = float(update_index(before, step.f_hat).max())
+            self._settle(self.goal.table.place(self.goal.ssim, index))
+            log.info("auto: update index %.3f (calibrated on %.3f)", index, self.goal.table.index)
+        self.f_hat = step.f_hat
 
-    def tokens(self, step: Pass, plan, rows: slice) -> DenseTokens:
-        return self.run.tokens(step, plan, rows)
+    def tokens(self, steps, rows: slice) -> DenseTokens:
+        return self.run.tokens(steps, rows)
 
 
 def quality_goal(model, schedule: ScaleSchedule, policy: StepVAR, ssim: float) -> QualityGoal:

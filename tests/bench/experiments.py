@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import stepvar_core as sv
 from stepvar_core.codecs.quantizer import Quantizer
-from stepvar_core.methods.fills import nearest_kept
-from stepvar_core.methods.kept import FILLS, KeptTokens
+from stepvar_core.methods.fills import FILLS, nearest_kept
+from stepvar_core.methods.kept import SparseStream
 from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, preset_ratios
 from stepvar_core.methods.selectors import NORMALISERS, SELECTORS, Scores, high_pass_score, update_energy
 from stepvar_core.methods.stepvar import StepVARRun
@@ -291,22 +292,20 @@ class BenchPolicy(sv.StepVAR):
     setting: Setting | None = None
     state: Peek | None = None
 
-    def begin(self, plans, schedule, batch, width, device, noise):
-        run = super().begin(plans, schedule, batch, width, device, noise)
-        return BenchRun(self, plans, batch, run.start_C, noise, run.extras)
+    def begin(self, about, plans):
+        return BenchRun(self, about, plans)
 
 
 class BenchRun(StepVARRun):
-    def saw(self, step, f_hat):
-        super().saw(step, f_hat)
-        self.policy.state.seen.append(f_hat)
+    def __init__(self, policy, about, plans):
+        super().__init__(policy, about, plans)
+        if policy.setting.blend or policy.setting.sure:
+            self.sparse = partial(FadingTokens, policy.setting, policy.state)
 
-    def tokens(self, step, plan, rows):
-        tokens = super().tokens(step, plan, rows)
-        setting = self.policy.setting
-        if isinstance(tokens, KeptTokens) and (setting.blend or setting.sure):
-            return FadingTokens(plan, step, self.batch, rows, tokens.score, self.earlier, setting, self.policy.state)
-        return tokens
+    def observe(self, step):
+        super().observe(step)
+        if step.tokens_run:
+            self.policy.state.seen.append(step.f_hat)
 
     def _score(self, x_BLC, step):
         scores, seen, peek = super()._score(x_BLC, step), self.policy.state.seen, self.policy.setting.peek
@@ -323,23 +322,23 @@ class BenchRun(StepVARRun):
         return scores
 
 
-class FadingTokens(KeptTokens):
+class FadingTokens(SparseStream):
     """Copies whose contribution fades with the distance to their origin, or that take the likeliest code."""
 
-    def __init__(self, plan, step, batch, rows, score, earlier, setting: Setting, state: Peek):
-        super().__init__(plan, step, batch, rows, score, earlier)
-        self.setting, self.state, self.index = setting, state, step.index
+    def __init__(self, setting: Setting, state: Peek, plan, step, **settings):
+        super().__init__(plan, step, **settings)
+        self.setting, self.state = setting, state
 
     def spread(self, values_BKX):
-        values = super().spread(values_BKX)
+        values, mask_BN = super().spread(values_BKX), self.running.mask_BN
         if self.setting.sure:
             best = values.amax(-1, keepdim=True)
-            values = values.masked_fill((values < best) & ~self.mask_BN.unsqueeze(-1), -torch.inf)
+            values = values.masked_fill((values < best) & ~mask_BN.unsqueeze(-1), -torch.inf)
         if self.setting.blend:
-            nearest, w = nearest_kept(self.mask_BN, self.scale), self.scale.w
+            nearest, w = nearest_kept(mask_BN, self.scale), self.scale.w
             place = torch.arange(self.scale.tokens, device=nearest.device)
             squared = (place // w - nearest // w).square() + (place % w - nearest % w).square()
-            self.state.fades[self.index] = torch.exp(-squared / (2 * self.setting.blend**2))
+            self.state.fades[self.step.index] = torch.exp(-squared / (2 * self.setting.blend**2))
         return values
 
 

@@ -21,6 +21,7 @@ import stepvar_core as sv
 from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
 from stepvar_core.door import prepare
 from stepvar_core.families.var.model import VAR, VARConfig
+from stepvar_core.methods.policy import About
 from stepvar_core.trace import pack_mask
 
 from . import infinity
@@ -47,16 +48,18 @@ def selection_seconds(
     """Seconds one picture batch spends on choosing, gathering, filling and tracing, on tensors of the run's own
     sizes."""
     config = model.config
-    plans = policy.plan(schedule, model.first_layer, config.depth, batch)
 
     def uniform(name: str, index: int, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.rand(batch, *shape)
 
+    about = About.of(model, schedule, batch, device, uniform)
+    plans = policy.plan(about)
+
     def overhead(inputs) -> None:
-        state = policy.begin(plans, schedule, batch, config.width, device, uniform)
+        state = policy.begin(about, plans)
         for step, x_RLC, head_BKV in inputs:
-            tokens = state.tokens(step, plans[step.index], slice(0, 2 * batch))
-            tokens.leave(tokens.enter(tokens.plan.first_layer, x_RLC))
+            tokens = state.tokens((step,), slice(0, 2 * batch))
+            tokens.leave(tokens.enter(tokens.entry_layer, x_RLC))
             tokens.spread(head_BKV)
             pack_mask(tokens.kept_BN().cpu())
 
@@ -65,7 +68,7 @@ def selection_seconds(
             (
                 step,
                 torch.randn(2 * batch, plan.tokens, config.width, device=device, dtype=model.dtype),
-                torch.randn(batch, plan.head_tokens, config.vocab_size, device=device),
+                torch.randn(batch, plan.head, config.vocab_size, device=device),
             )
             for step, plan in zip(schedule.passes, plans)
             if not plan.is_dense and not plan.is_skipped

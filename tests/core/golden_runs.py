@@ -11,7 +11,8 @@ from synth_weights import write_checkpoints
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
-from stepvar_core.families.registry import MODELS, build
+from stepvar_core.families.registry import build
+from stepvar_core.families.var.family import FAMILY
 from stepvar_core.families.var.model import VAR
 
 VAR_GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "var"
@@ -71,7 +72,7 @@ class Reference:
         return cls(name, CONFIGS[name], weights, vae_weights, folder)
 
     def model(self) -> RecordingVAR:
-        return build(replace(MODELS["var"], build=RecordingVAR), read_checkpoint(self.stem / "var.safetensors"))
+        return build(replace(FAMILY.transformer, module=RecordingVAR), read_checkpoint(self.stem / "var.safetensors"))
 
     def vae(self):
         return sv.load_vae(self.stem / "vae.safetensors", config=self.config)

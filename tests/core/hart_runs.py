@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
+from stepvar_core.families.hart.family import FAMILY
 from stepvar_core.families.hart.model import HART
-from stepvar_core.families.registry import MODELS, build
+from stepvar_core.families.registry import build
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "hart"
 CASES = json.loads((GOLDEN / "config.json").read_text())["cases"]
@@ -100,7 +101,7 @@ class Reference:
         )
 
     def model(self) -> RecordingHART:
-        return build(replace(MODELS["hart"], build=RecordingHART), read_checkpoint(self.folder, part="llm"))
+        return build(replace(FAMILY.transformer, module=RecordingHART), read_checkpoint(self.folder / "llm"))
 
     def tensors(self, file: str) -> dict:
         return load_file(GOLDEN / self.case / f"{file}.safetensors")

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
+from stepvar_core.families.infinity.family import FAMILY
 from stepvar_core.families.infinity.model import Infinity
-from stepvar_core.families.registry import MODELS, build
+from stepvar_core.families.registry import build
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "infinity"
 CONFIGS = {name: json.loads((GOLDEN / name / "config.json").read_text()) for name in ("i2b", "i8b")}
@@ -79,7 +80,7 @@ class Reference:
 
     def model(self) -> RecordingInfinity:
         return build(
-            replace(MODELS["infinity"], build=RecordingInfinity), read_checkpoint(self.stem / "model.safetensors")
+            replace(FAMILY.transformer, module=RecordingInfinity), read_checkpoint(self.stem / "model.safetensors")
         )
 
     def vae(self):

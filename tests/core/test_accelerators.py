@@ -19,7 +19,8 @@ from tiny_models import SCHEDULE, prompts, tiny_infinity, tiny_pair
 import stepvar_core as sv
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import TEMPLATES
-from stepvar_core.methods.kept import Earlier, KeptTokens
+from stepvar_core.methods.kept import AroundSublayers, Earlier
+from stepvar_core.methods.policy import About
 from stepvar_core.methods.stepvar import StepVARRun
 from stepvar_core.methods.table import METHODS, PUBLISHED, Accelerator, Rival
 
@@ -281,7 +282,7 @@ def test_what_one_choice_per_scale_cannot_do_is_refused(settings, said):
     policy = sv.StepVAR((0.5,), scope="sublayer", **settings)
     if policy.last_layer is not None:
         with pytest.raises(sv.OptionError, match="last_layer is 3, before first_layer 4"):
-            policy.plan(SCHEDULE, 4, 8)
+            policy.plan(About(SCHEDULE, layers=8, first_layer=4))
 
 
 # published plans -----------------------------------------------------------------------------------
@@ -336,22 +337,26 @@ def unpacked(bits, *shape: int):
     return flags.view(shape)
 
 
-class WatchedTokens(KeptTokens):
+class WatchedTokens(AroundSublayers):
     """Writes down which tokens each sub-layer chose."""
 
     def through(self, fn, x_RLC, site):
-        change = super().through(fn, x_RLC, site)
-        if self.plan.prunes(site[0]):
-            self.chosen[(self.index, *site)] = self.mask_BN
-        return change
+        self.site = site
+        return super().through(fn, x_RLC, site)
+
+    def choose(self, x_RLC, keep):
+        kept = super().choose(x_RLC, keep)
+        self.chosen[(self.step.index, *self.site)] = kept.mask_BN
+        return kept
 
 
 class WatchedRun(StepVARRun):
-    def tokens(self, step, plan, rows):
-        made = super().tokens(step, plan, rows)
-        if isinstance(made, KeptTokens):
-            made = WatchedTokens(plan, step, self.batch, rows, made.score, self.earlier)
-            made.index, made.chosen = step.index, self.policy.chosen
+    around = WatchedTokens
+
+    def tokens(self, steps, rows):
+        made = super().tokens(steps, rows)
+        if isinstance(made, WatchedTokens):
+            made.chosen = self.policy.chosen
         return made
 
 
@@ -359,9 +364,8 @@ class WatchedRun(StepVARRun):
 class WatchedRival(Rival):
     chosen: dict = field(default_factory=dict, kw_only=True)
 
-    def begin(self, *arguments):
-        run = super().begin(*arguments)
-        return WatchedRun(self, run.plans, run.batch, run.start_C, run.noise, run.extras)
+    def begin(self, about, plans):
+        return WatchedRun(self, about, plans)
 
 
 @pytest.mark.parametrize(("name", "cfg"), [("cfg", 3.0), ("nocfg", 1.0)])

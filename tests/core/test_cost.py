@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 import stepvar_core as sv
 from stepvar_core.families.var.model import VAR, VARConfig
-from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.policy import HALVES
 from stepvar_core.methods.presets import PRESETS
 from stepvar_core.methods.stepvar import SCOPES
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import stepvar_core as sv
 from stepvar_core.codes import Given
 from stepvar_core.door import prepare
-from stepvar_core.methods.kept import FILLS
+from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.methods.table import METHODS
@@ -49,6 +49,7 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
         model=copy.deepcopy(model).to(META),
         quantizer=quantizer,
         device=META,
+        about=replace(job.about, device=META),
         given=Given(**given),
         parts={i: tuple(part.to(META) for part in parts) for i, parts in job.parts.items()},
     )

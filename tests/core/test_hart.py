@@ -17,7 +17,8 @@ import stepvar_core as sv
 from stepvar_core.door import prepare
 from stepvar_core.families.hart.model import HART, HARTConfig, image_rotary, turn
 from stepvar_core.families.hart.prediction import maskgit_counts
-from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.policy import HALVES
 from stepvar_core.methods.presets import PRESETS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.sampler import scale_steps
@@ -176,8 +177,8 @@ def test_the_cache_fill_copies_the_grids_change_not_the_texts(pair):
     job = prepare(model, vae, hart_prompts(model, 4, 9), schedule=schedule, pruning=policy, cfg=[2.0, 2.0])
     result = run(pair, schedule=schedule, pruning=policy, cfg=[2.0, 2.0])
     assert result.trace.scales[1].tokens_run == 3 and len(list(scale_steps(job))) == 2
-    recorded = job.policy.begin(job.plans, schedule, 2, 32, job.device, job.streams.uniform)
-    tokens = recorded.tokens(schedule.passes[0], job.plans[0], slice(0, 4))
+    recorded = job.policy.begin(job.about, job.plans)
+    tokens = recorded.tokens(schedule.passes[:1], slice(0, 4))
     run_state = model.begin(job.condition, job.negative, job.device, job.options)
     memory = job.new_cache().opened([0], slice(0, 4))
     model.blocks_forward(run_state, model.embed(run_state, None, schedule.passes[0], schedule), tokens, memory)

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import stepvar_core as sv
 from stepvar_core.codecs.bits import NOTHING, BitwiseQuantizer
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
-from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.policy import HALVES, About
 from stepvar_core.methods.presets import PRESETS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.token_sampling import Streams
@@ -60,7 +61,8 @@ def test_every_fill_in_both_scopes(model, scope, fill):
     pruning = sv.StepVAR((0.6, 0.5), scope=scope, fill=fill)
     result = run(model, prompts(model, 4, 9), pruning=pruning)
     # StepVAR reads the family's features at block 3 unless told otherwise: only blocks 3 and 4 run on fewer tokens
-    assert [p.first_layer for p in pruning.plan(SCHEDULE, model.first_layer, 5)] == [3] * 4
+    plans = pruning.plan(About.of(model, SCHEDULE))
+    assert [[kept < p.tokens for kept in p.kept] for p in plans] == [[False] * 5] * 2 + [[False] * 3 + [True] * 2] * 2
     for trace, codes, scale in zip(result.trace.scales, result.codes, SCHEDULE):
         kept = trace.kept.flatten(1)
         assert (trace.tokens_run < scale.tokens) == (scale.tokens >= 12) and kept.sum(1).eq(trace.tokens_run).all()

@@ -15,7 +15,8 @@ import stepvar_core as sv
 from stepvar_core.door import prepare
 from stepvar_core.families.var.model import ClassCondition
 from stepvar_core.memory import BlockCausal, KVCache
-from stepvar_core.methods.kept import FILLS
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.policy import About
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
 from stepvar_core.sampler import scale_steps
@@ -109,9 +110,9 @@ def test_any_ratios_on_any_grid_run_as_planned(tiny, ratios, fill, first_layer, 
     schedule = sv.ScaleSchedule([(1, 1, 1), (1, 3, 2), (1, *grid)])
     policy = sv.StepVAR(tuple(ratios[:2]), fill=fill, first_layer=first_layer)
     result = run(tiny, labels, schedule=schedule, pruning=policy, cfg=cfg)
-    plans = policy.plan(schedule, 0, 2, len(labels))
+    plans = policy.plan(About(schedule, batch=len(labels), layers=2))
     for plan, scale, codes in zip(plans, result.trace.scales, result.codes):
-        assert scale.kept.flatten(1).sum(1).tolist() == [plan.kept] * len(labels)
+        assert scale.kept.flatten(1).sum(1).tolist() == [plan.fewest] * len(labels)
         assert codes.shape == (len(labels), plan.tokens)
 
 

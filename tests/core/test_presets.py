@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import stepvar_core as sv
+from stepvar_core.families import FAMILIES
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import SIZES
-from stepvar_core.families.registry import MODELS
 from stepvar_core.families.var.model import VAR, VARConfig
+from stepvar_core.methods.policy import About
 from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, apply_preset, preset_ratios
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
@@ -30,10 +31,15 @@ def test_a_shorter_schedule_keeps_its_final_scales(name):
 
 def test_the_papers_infinity_preset_skips_at_full_size_only():
     model_scales = len(FULL)
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", Infinity.skips, FULL, model_scales)).plan(FULL, 3, 32)
-    assert [p.kept for p in plan[-4:]] == [100 - int(100 * 0.4), 121 - int(121 * 0.5), 0, 0]
-    plan = sv.StepVAR(preset_ratios("Paper \u00b7 Infinity", Infinity.skips, SHORT, model_scales)).plan(SHORT, 3, 32)
-    assert all(p.kept for p in plan)
+    paper = "Paper \u00b7 Infinity"
+    plan = sv.StepVAR(preset_ratios(paper, Infinity.skips, FULL, model_scales)).plan(
+        About(FULL, layers=32, first_layer=3)
+    )
+    assert [p.fewest for p in plan[-4:]] == [100 - int(100 * 0.4), 121 - int(121 * 0.5), 0, 0]
+    plan = sv.StepVAR(preset_ratios(paper, Infinity.skips, SHORT, model_scales)).plan(
+        About(SHORT, layers=32, first_layer=3)
+    )
+    assert all(p.fewest for p in plan)
 
 
 def test_an_unknown_preset_is_refused():
@@ -43,14 +49,14 @@ def test_an_unknown_preset_is_refused():
 
 def test_a_condition_that_nothing_would_follow_is_refused():
     with pytest.raises(sv.OptionError, match="nothing would follow the condition"):
-        sv.StepVAR((), guidance_late="unconditional", guidance_late_scales=10).plan(SHORT, 0, 2)
-    assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(SHORT, 0, 2)
+        sv.StepVAR((), guidance_late="unconditional", guidance_late_scales=10).plan(About(SHORT, layers=2))
+    assert sv.StepVAR((), guidance_late="conditional", guidance_late_scales=10).plan(About(SHORT, layers=2))
 
 
-@pytest.mark.parametrize("family", [family for family in MODELS.values() if family.build is not Infinity])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.skips])
 @pytest.mark.parametrize("name", PRESETS)
 def test_other_families_keep_their_full_resolution(name, family):
-    ratios = preset_ratios(name, family.build.skips, FULL, len(FULL))
+    ratios = preset_ratios(name, family.skips, FULL, len(FULL))
     assert all(r < 1 for r in ratios)
     assert [r for r in PRESETS[name] if r < 1] == [r for r, whole in zip(ratios, PRESETS[name]) if whole < 1]
 

@@ -10,8 +10,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis.strategies import booleans, floats, integers, lists, sampled_from
 
 import stepvar_core as sv
-from stepvar_core.methods.fills import anchor_mask, kept_mask, nearest_kept
-from stepvar_core.methods.kept import FILLS, Earlier, KeptTokens, PassPlan, RecordingTokens
+from stepvar_core.methods.fills import FILLS, anchor_mask, kept_mask, nearest_kept
+from stepvar_core.methods.kept import AroundSublayers, Earlier, RecordingStream, RecordingSublayers, SparseStream
+from stepvar_core.methods.policy import About, PassPlan
 from stepvar_core.methods.selectors import (
     NORMALISERS,
     SELECTORS,
@@ -39,6 +40,17 @@ def context(scale: sv.Scale, batch: int = 1, width: int = 16, **options) -> Scor
     return ScoreContext(
         scale, start(width), lambda name, shape: torch.rand(batch, *shape, generator=generator), **options
     )
+
+
+def pruned(tokens: int, kept: int, first_layer: int = 0, layers: int = 2) -> PassPlan:
+    return PassPlan(tokens, (tokens,) * first_layer + (kept,) * (layers - first_layer), kept)
+
+
+def run_pass(policy: sv.StepVAR, schedule: sv.ScaleSchedule, index: int, rows: slice, batch: int = 1, noise=None):
+    """(plan, tokens) of one pass of a model of two blocks."""
+    about = About(schedule, batch=batch, layers=2, width=16, device="cpu", noise=noise)
+    plans = policy.plan(about)
+    return plans[index], policy.begin(about, plans).tokens((schedule.passes[index],), rows)
 
 
 def places(scale: sv.Scale) -> list[tuple[int, int, int]]:
@@ -180,9 +192,9 @@ def test_a_score_that_is_no_number_goes_first():
 @example(h=10, w=10, ratio_1=0.29, ratio_2=0.57)  # 100 * 0.29 is 28.999…: the published K is the float arithmetic's
 def test_kept_counts_are_exact(h, w, ratio_1, ratio_2):
     schedule = sv.ScaleSchedule([(1, 1, 1), (1, w, h), (1, h, w)])
-    plans = sv.StepVAR((ratio_1, ratio_2)).plan(schedule, 0, 2)
+    plans = sv.StepVAR((ratio_1, ratio_2)).plan(About(schedule, layers=2))
     n = h * w
-    assert [p.kept for p in plans] == [1, max(1, n - int(n * ratio_2)), max(1, n - int(n * ratio_1))]
+    assert [p.fewest for p in plans] == [1, max(1, n - int(n * ratio_2)), max(1, n - int(n * ratio_1))]
     assert [p.tokens for p in plans] == [1, n, n]
 
 
@@ -196,16 +208,12 @@ def test_ratios_count_from_the_end_of_every_clip():
         sv.Scale(2, 4, 4, clip=2),
     ]
     schedule = sv.ScaleSchedule(clips)
-    kept = [p.kept for p in sv.StepVAR((0.5, 0.25)).plan(schedule, 0, 2)]
+    kept = [p.fewest for p in sv.StepVAR((0.5, 0.25)).plan(About(schedule, layers=2))]
     assert kept == [1, 16, 6, 16, 16, 6, 16]  # the image clip is exempt, a repeat is pruned like its first pass
-    assert [p.kept for p in sv.StepVAR((1, 0.25)).plan(sv.ScaleSchedule([*clips[:2], *clips[4:]]), 0, 2)] == [
-        1,
-        16,
-        6,
-        0,
-    ]
+    without_the_middle = About(sv.ScaleSchedule([*clips[:2], *clips[4:]]), layers=2)
+    assert [p.fewest for p in sv.StepVAR((1, 0.25)).plan(without_the_middle)] == [1, 16, 6, 0]
     with pytest.raises(sv.OptionError, match="in the middle of a video"):
-        sv.StepVAR((1,)).plan(schedule, 0, 2)
+        sv.StepVAR((1,)).plan(About(schedule, layers=2))
 
 
 @few
@@ -235,16 +243,19 @@ def test_coverage_protection_and_anchors_hold(h, w, n, ratio, paint, uses_anchor
         protect_mode="keep",
         fill="anchor" if uses_anchors else "nearest",
     )
-    plans = policy.plan(schedule, 0, 2, batch=2)
-    assume(not plans[1].is_dense)
-    run = policy.begin(
-        plans, schedule, 2, 16, "cpu", lambda name, index, shape: torch.rand(2, *shape, generator=generator)
+    plan, tokens = run_pass(
+        policy,
+        schedule,
+        1,
+        slice(0, 4),
+        batch=2,
+        noise=lambda name, index, shape: torch.rand(2, *shape, generator=generator),
     )
-    tokens = run.tokens(schedule.passes[1], plans[1], slice(0, 4))
+    assume(not plan.is_dense)
     x = features(seed, 2, h * w) * size
     tokens.enter(0, torch.cat([x, x]))
     kept = tokens.kept_BN()
-    assert kept.sum(1).tolist() == [plans[1].kept] * 2
+    assert kept.sum(1).tolist() == [plan.fewest] * 2
 
     painted = F.adaptive_avg_pool2d(mask[:, None], (h, w)).flatten(1) >= 0.25
     must = painted | anchor_mask(scale) if uses_anchors else painted
@@ -256,7 +267,7 @@ def test_coverage_protection_and_anchors_hold(h, w, n, ratio, paint, uses_anchor
     ]
     assert all(kept[:, cell].any(1).all() for cell in cells)
     needed = max(int(must[row].sum()) + sum(not must[row, cell].any() for cell in cells) for row in range(2))
-    assert plans[1].kept == max(1, h * w - int(h * w * ratio), needed)
+    assert plan.fewest == max(1, h * w - int(h * w * ratio), needed)
 
 
 def test_protection_adds_to_the_score():
@@ -266,8 +277,7 @@ def test_protection_adds_to_the_score():
     mask = torch.zeros(1, 4, 4)
     mask[0, 3, 2:] = 1
     policy = sv.StepVAR((0.75,), protect=mask)
-    plans = policy.plan(schedule, 0, 2)
-    tokens = policy.begin(plans, schedule, 1, 16, "cpu", None).tokens(schedule.passes[1], plans[1], slice(0, 1))
+    _, tokens = run_pass(policy, schedule, 1, slice(0, 1))
     tokens.enter(0, torch.ones(1, 16, 16))
     assert tokens.kept_BN()[0].nonzero().flatten().tolist() == [0, 1, 14, 15]
 
@@ -276,8 +286,7 @@ def test_protection_holds_in_every_frame():
     schedule = sv.ScaleSchedule([sv.Scale(1, 1, 1), sv.Scale(3, 2, 2, clip=1)])
     mask = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
     policy = sv.StepVAR((0.9,), protect=mask, protect_mode="keep")
-    plans = policy.plan(schedule, 0, 2)
-    tokens = policy.begin(plans, schedule, 1, 16, "cpu", None).tokens(schedule.passes[1], plans[1], slice(0, 1))
+    _, tokens = run_pass(policy, schedule, 1, slice(0, 1))
     tokens.enter(0, features(0, 1, 12))
     assert tokens.kept_BN()[0].nonzero().flatten().tolist() == [3, 7, 11]
 
@@ -335,14 +344,21 @@ def test_fills_follow_their_definition_and_leave_kept_tokens_alone(fill, h, w, r
     kept = max(1, n - int(n * ratio), int(anchor_mask(scale).sum()) if fill == "anchor" else 1)
     assume(kept < n)
     earlier = Earlier()
-    step = sv.ScaleSchedule([before, scale]).passes[1]
+    first, step = sv.ScaleSchedule([before, scale]).passes
     entry_6, change_6 = features(seed + 1, 2 * batch, 6), features(seed + 2, 2 * batch, 6)
-    recording = RecordingTokens(PassPlan(6, 6, first_layer, fill=fill), step, earlier)
-    earlier.scale = before
+    recording = RecordingStream(first, first_layer, earlier)
     recording.enter(first_layer, entry_6)
     recording.leave(entry_6 + change_6)
 
-    tokens = KeptTokens(PassPlan(n, kept, first_layer, fill=fill), step, batch, rows, lambda x: Scores(score), earlier)
+    tokens = SparseStream(
+        pruned(n, kept, first_layer),
+        step,
+        batch=batch,
+        rows=rows,
+        score=lambda x: Scores(score),
+        fill=FILLS[fill],
+        earlier=earlier,
+    )
     x_RNC, change_RKC = features(seed, 2 * batch, n), features(seed + 3, 2 * batch, kept)
     if first_layer:
         assert tokens.enter(0, x_RNC) is x_RNC
@@ -393,7 +409,9 @@ def test_the_cache_fill_serves_the_rows_that_run(stored, rows, served):
     earlier = Earlier({"all": features(5, stored, 9)}, scale)
     index_BK = torch.tensor([[0, 4, 8], [1, 2, 3]])
     score = kept_mask(index_BK, 9).float()
-    tokens = KeptTokens(PassPlan(9, 3, fill="cache"), step, 2, rows, lambda x: Scores(score), earlier)
+    tokens = SparseStream(
+        pruned(9, 3), step, batch=2, rows=rows, score=lambda x: Scores(score), fill=FILLS["cache"], earlier=earlier
+    )
     x_RNC = features(6, rows.stop - rows.start, 9)
     stream = tokens.leave(tokens.enter(0, x_RNC))
     expected = x_RNC + earlier.changes["all"][served] * (1 - score.repeat(len(x_RNC) // 2, 1))[..., None]
@@ -404,14 +422,16 @@ def test_the_cache_fill_serves_the_rows_that_run(stored, rows, served):
 def test_sublayer_fills_act_on_the_change_of_each_sublayer(fill):
     """Scope sublayer: the stream stays whole, each sub-layer sees kept tokens only and its change is filled."""
     scale, before = sv.Scale(1, 5, 4), sv.Scale(1, 3, 2)
-    step = sv.ScaleSchedule([before, scale]).passes[1]
-    earlier, plan = Earlier(), PassPlan(20, 9, 0, scope="sublayer", fill=fill)
-    recording = RecordingTokens(PassPlan(6, 6, 0, scope="sublayer", fill=fill), step, earlier)
-    earlier.scale = before
+    first, step = sv.ScaleSchedule([before, scale]).passes
+    earlier = Earlier()
+    recording = RecordingSublayers(first, range(2), earlier)
     score = torch.rand(1, 20, generator=torch.Generator().manual_seed(4)) + anchor_mask(scale)
-    tokens = KeptTokens(plan, step, 1, slice(0, 2), lambda x: Scores(score), earlier)
+    tokens = AroundSublayers(
+        pruned(20, 9), step, batch=1, rows=slice(0, 2), score=lambda x: Scores(score), fill=FILLS[fill], earlier=earlier
+    )
     x, x_6 = features(1, 2, 20), features(2, 2, 6)
     for layer, name in itertools.product(range(2), ("attn", "ffn")):
+        recording.enter(layer, x_6)
         recording.through(torch.tanh, x_6, site=(layer, name))
         assert tokens.enter(layer, x) is x
         change = tokens.through(torch.tanh, x, site=(layer, name))
@@ -442,7 +462,7 @@ def test_the_conditional_row_chooses_for_both():
     step = sv.ScaleSchedule([scale]).passes[0]
     for rows in (slice(0, 4), slice(0, 2), slice(2, 4)):
         x_RLC = x[rows]
-        tokens = KeptTokens(PassPlan(12, 5), step, 2, rows, score, Earlier())
+        tokens = SparseStream(pruned(12, 5), step, batch=2, rows=rows, score=score, fill=FILLS["nearest"])
         picked = tokens.enter(0, x_RLC)
         assert torch.equal(seen[-1], x_RLC[:2].float()) and seen[-1].dtype == torch.float32
         index_RK = keep_top(x_RLC[:2].float().sum(-1), 5).repeat(len(x_RLC) // 2, 1)
@@ -454,9 +474,29 @@ def test_tables_are_gathered_where_the_stream_is_sparse():
     scale = sv.Scale(1, 4, 3)
     step = sv.ScaleSchedule([scale]).passes[0]
     score = torch.rand(2, 12, generator=torch.Generator().manual_seed(1))
-    tokens = KeptTokens(PassPlan(12, 5), step, 2, slice(0, 4), lambda x: Scores(score), Earlier())
+    tokens = SparseStream(
+        pruned(12, 5), step, batch=2, rows=slice(0, 4), score=lambda x: Scores(score), fill=FILLS["nearest"]
+    )
     table = torch.arange(12.0).view(1, 12, 1)
     assert tokens.rows(table) is table
     tokens.enter(0, features(0, 4, 12))
     gathered = tokens.rows(table)[..., 0]
     assert gathered.tolist() == keep_top(score, 5).float().tolist()
+
+
+def test_asking_for_the_tokens_of_a_pass_changes_nothing():
+    """The loop asks before it knows whether passes run together: what is remembered stays until another pass runs."""
+    schedule = sv.ScaleSchedule([(1, 1, 1), (1, 2, 2), (1, 3, 3)])
+    for scope, x in itertools.product(("scale", "sublayer"), (features(0, 1, 4),)):
+        policy = sv.StepVAR((0.5,), scope=scope, fill="cache")
+        about = About(schedule, layers=2, width=16, device="cpu")
+        run = policy.begin(about, policy.plan(about))
+        tokens = run.tokens(schedule.passes[1:2], slice(0, 1))
+        for layer in range(2):
+            tokens.through(torch.tanh, tokens.enter(layer, x), (layer, "attn"))
+        tokens.leave(x + 1)
+        before = dict(run.earlier.changes)
+        assert len(before) == (1 if scope == "scale" else 2)
+        for step in schedule.passes:
+            run.tokens((step,), slice(0, 1))
+        assert run.earlier.changes == before and run.earlier.scale == schedule.scales[1]

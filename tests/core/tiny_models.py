@@ -6,6 +6,7 @@ import torch
 
 import stepvar_core as sv
 from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.families.hart.codec import HybridVQVAE
 from stepvar_core.families.hart.model import HART, HARTConfig
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.var.model import VAR, VARConfig
@@ -52,8 +53,8 @@ def tiny_var(
     return seeded(VAR(config), seed)
 
 
-def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, **parts) -> VQVAE:
-    """Quantiser only, unless `parts` says has_encoder and has_decoder."""
+def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, kind=VQVAE, **parts) -> VQVAE:
+    """Quantiser only, unless `parts` says has_encoder and has_decoder. kind: VQVAE or HybridVQVAE."""
     parts = {
         "has_encoder": False,
         "has_decoder": False,
@@ -63,7 +64,7 @@ def tiny_vae(vocab: int = 24, dim: int = 8, edges=EDGES, seed: int = 2, **parts)
         "num_res_blocks": 1,
         **parts,
     }
-    return seeded(VQVAE(VQVAEConfig(z_channels=dim, vocab_size=vocab, patch_nums=tuple(edges), **parts)), seed)
+    return seeded(kind(VQVAEConfig(z_channels=dim, vocab_size=vocab, patch_nums=tuple(edges), **parts)), seed)
 
 
 def tiny_pair(**sizes) -> tuple[VAR, VQVAE]:
@@ -128,7 +129,7 @@ def tiny_hart(seed: int = 21, **sizes) -> HART:
 
 
 def tiny_hart_pair(**sizes) -> tuple[HART, VQVAE]:
-    return tiny_hart(**sizes), tiny_vae(has_residual=True)
+    return tiny_hart(**sizes), tiny_vae(kind=HybridVQVAE)
 
 
 def hart_prompts(model: HART, *lengths: int):

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { effectiveRatios, formatBytes, formatNumber, moved, ratioAfterKey, ratioAt, rounded, viewOf } from "../../web/lib/equalizer.js";
+import { effectiveRatios, formatBytes, formatNumber, isMovable, moved, ratioAfterKey, ratioAt, rounded, viewOf } from "../../web/lib/equalizer.js";
 
 const presets = { Off: [], Half: [0.5, 0.5], Skip: [1, 1, 0.5] };
 const plan = {
@@ -26,6 +26,15 @@ test("columns go from the first scale to the last, locked where no widget reache
   const { columns, cost, scales } = view({ faders: [{ ratio: 1, linked: false }, { ratio: 0.5, linked: true }, { ratio: 0, linked: false }] });
   assert.deepEqual(columns.map((c) => [c.state, c.label, c.index]), [["locked", "1×1", 0], ["free", "2×2", 2], ["linked", "4×4", 3], ["skipped", "8×8", 4]]);
   assert.deepEqual([cost.kept, cost.tokens, scales], [13, 85, 4]);
+});
+
+test("a preset overrules links: its bars are its own, and stay where they are", () => {
+  const linked = [{ ratio: 0.95, linked: true }, { ratio: 0, linked: false }, { ratio: 0, linked: false }];
+  const { columns, ratios } = view({ preset: "Half", faders: linked });
+  assert.deepEqual(ratios, [0.5, 0.5, 0]);
+  assert.deepEqual(columns.map((c) => [c.state, isMovable(c)]), [["locked", false], ["free", true], ["free", true], ["ignored", false]]);
+  assert.deepEqual([...moved(ratios, columns, 1, 0.1, true)], [[3, 0.1], [2, 0.6]]);
+  assert.deepEqual(view({ preset: "Custom", faders: linked }).columns.map((c) => c.state), ["locked", "free", "free", "linked"]);
 });
 
 test("without a model the bars are the widgets alone", () => {

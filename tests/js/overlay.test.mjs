@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { nearestKept, placeOf, sources } from "../../web/lib/fill.js";
 import { borders, cellColours, edges, fit, tokenAt } from "../../web/lib/grid.js";
-import { locatorOf, nodeByExecutionId, outputFor } from "../../web/lib/nodes.js";
+import { compareRuns, locatorOf, nodeByExecutionId, outputFor } from "../../web/lib/nodes.js";
 import { css, PRUNED, viridis } from "../../web/lib/palette.js";
 import { barAt, duration, gridName, layoutTimeline, percent } from "../../web/lib/timeline.js";
 import { addScale, bestScale, decodeBits, keptOf, readRun, totals } from "../../web/lib/trace.js";
@@ -121,7 +121,23 @@ test("nodes are found within subgraphs, and stored outputs by workflow, node and
   assert.equal(locatorOf(inner, root), "uuid:5");
   assert.equal(locatorOf({ id: 12, graph: root }, root), "12");
   const entry = { prompt: [1, "id", { "12:5": { class_type: "VARSampler" } }, { extra_pnginfo: { workflow: { id: "flow" } } }], outputs: { "12:5": { stepvar: [1] } } };
-  assert.deepEqual(outputFor(entry, inner, root), { stepvar: [1] });
+  assert.deepEqual(outputFor(entry, inner, root), { id: "12:5", output: { stepvar: [1] }, prompt: entry.prompt[2] });
   assert.equal(outputFor(entry, inner, { ...root, id: "other" }), null);
   assert.equal(outputFor(entry, { ...inner, comfyClass: "StepVARReport" }, root), null);
+});
+
+test("a stored run is the node's own only while everything above it is as it was", () => {
+  const prompt = (more = {}, seed = 5) => ({ 1: { class_type: "Load", inputs: { model_name: "demo" } }, 2: { class_type: "Label", inputs: { label: "panda" } },
+    6: { class_type: "Sampler", inputs: { model: ["1", 0], positive: ["2", 0], seed } }, 9: { class_type: "Show", inputs: { trace: ["6", 1], layer: "kept" } },
+    7: { class_type: "Save", inputs: { prefix: "x" } }, ...more });
+  assert.equal(compareRuns(prompt(), prompt(), "9"), "same");
+  assert.equal(compareRuns(prompt(), prompt({ 7: { class_type: "Save", inputs: { prefix: "y" } } }), "9"), "same", "not above the node");
+  assert.equal(compareRuns(prompt(), prompt({}, 6), "9"), "reseeded");
+  assert.equal(compareRuns(prompt(), prompt({ 2: { class_type: "Label", inputs: { label: "fox" } } }), "9"), "other");
+  assert.equal(compareRuns(prompt(), prompt({ 2: { class_type: "Label", inputs: { label: "fox" } } }, 6), "9"), "other");
+  assert.equal(compareRuns(prompt(), prompt({ 1: { class_type: "Other", inputs: { model_name: "demo" } } }), "9"), "other");
+  const { 6: gone, ...without } = prompt();
+  assert.ok(gone && compareRuns(prompt(), without, "9") === "other");
+  const looked = prompt({ 9: { class_type: "Show", inputs: { trace: ["6", 1], layer: "texture" } } });
+  assert.deepEqual([compareRuns(prompt(), looked, "9"), compareRuns(prompt(), looked, "9", ["layer"])], ["other", "same"]);
 });

@@ -14,6 +14,7 @@ import torch_npu  # noqa: E402
 
 import stepvar_core as sv  # noqa: E402
 from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig  # noqa: E402
+from stepvar_core.families.hart.codec import HybridVQVAE  # noqa: E402
 from stepvar_core.families.hart.model import HART, HARTConfig  # noqa: E402
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig  # noqa: E402
 from stepvar_core.families.var.model import VAR, VARConfig  # noqa: E402
@@ -58,7 +59,7 @@ def pairs(dtype):
     var = placed(VAR(config), dtype)
     yield "var", var, vae, lambda batch: var.class_condition([1] * batch), var.schedule()
     hybrid = placed(
-        VQVAE(
+        HybridVQVAE(
             VQVAEConfig(
                 ch=32,
                 ch_mult=(1,),
@@ -66,7 +67,6 @@ def pairs(dtype):
                 patch_nums=config.patch_nums,
                 has_encoder=False,
                 has_decoder=False,
-                has_residual=True,
             )
         ),
         torch.float32,

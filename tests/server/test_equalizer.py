@@ -41,7 +41,7 @@ return { ratios: node.widgets.filter((w) => /^ratio_/.test(w.name)).map((w) => w
   order: node.widgets.map((w) => w.name), saved: node.serialize().widgets_values,
   undo: app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length, faces: document.querySelectorAll(".stepvar-equalizer").length,
   labels: texts(".stepvar-eq-label"), shares: texts(".stepvar-eq-share"), values: texts(".stepvar-eq-value"),
-  states: [...face.querySelectorAll(".stepvar-eq-column")].map((e) => /is-(free|linked|locked|skipped)/.exec(e.className)[1]),
+  states: [...face.querySelectorAll(".stepvar-eq-column")].map((e) => /is-(free|linked|ignored|locked|skipped)/.exec(e.className)[1]),
   sliders: [...face.querySelectorAll("[role=slider]")].map((e) => ({ label: e.getAttribute("aria-label"), now: e.getAttribute("aria-valuenow"),
     text: e.getAttribute("aria-valuetext"), disabled: e.getAttribute("aria-disabled"), tabindex: e.tabIndex })),
   readout: texts(".stepvar-eq-readout")[0], speedup: texts(".stepvar-eq-speedup")[0], tokens: texts(".stepvar-eq-tokens")[0], time: texts(".stepvar-eq-time")[0],
@@ -74,6 +74,10 @@ def at(place: int, y: float) -> list:
     return [f"[data-place='{place}']", 0.5, y]
 
 
+LINK = """
+const graph = app.canvas.graph, node = graph.nodes.find((n) => n.type === "StepVARPruning"), number = LiteGraph.createNode("%s");
+number.pos = [0, -200]; %s graph.add(number);
+number.connect(number.outputs.findIndex((o) => o.type === "FLOAT"), node, node.inputs.findIndex((i) => i.widget?.name === "ratio_2"));"""
 RELOAD = {
     "evaluate": "await app.loadGraphData(JSON.parse(JSON.stringify(app.rootGraph.serialize())), true, true, null);"
 }
@@ -173,19 +177,47 @@ JOBS = {
         SEEN,
         shot("within"),
     ],
+    # a number wired to ratio_2 under Balanced; then Balanced chosen once more over the link; then a wired number that
+    # is known only as it runs
     "linked": [
-        {
-            "evaluate": """
-        const graph = app.canvas.graph, node = graph.nodes.find((n) => n.type === "StepVARPruning"), number = LiteGraph.createNode("PrimitiveFloat");
-        number.pos = [0, -200]; number.widgets[0].value = 0.25; graph.add(number);
-        number.connect(0, node, node.inputs.findIndex((i) => i.widget?.name === "ratio_2"));""",
-            "wait": 500,
-        },
+        {"evaluate": LINK % ("PrimitiveFloat", "number.widgets[0].value = 0.25;"), "wait": 500},
         SEEN,
         shot("linked"),
         {"drag": at(2, 0.5), "to": at(2, 0.9)},
         {"drag": CAP, "to": at(1, 0.7), "hold": ["Shift"]},
         SEEN,
+        {
+            "evaluate": "const w = app.canvas.graph.nodes.find((n) => n.type === 'StepVARPruning').widgets[0]; "
+            "w.value = 'Balanced'; w.callback(w.value); document.activeElement.blur();",
+            "wait": 300,
+        },
+        AWAY,
+        SEEN,
+        shot("overruled"),
+        {"evaluate": LINK % ("ComfyMathExpression", ""), "wait": 500},
+        AWAY,
+        SEEN,
+    ],
+    # the number's own node goes into a subgraph and its ratio_1 comes out of it
+    "promoted": [
+        {
+            "evaluate": """
+        const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning");
+        const { subgraph, node: host } = app.canvas.graph.convertToSubgraph(new Set([node]));
+        await new Promise((done) => setTimeout(done, 500));
+        const inner = subgraph.nodes[0], slot = inner.inputs.find((i) => i.widget?.name === "ratio_1");
+        subgraph.addInput("ratio_1", "FLOAT").connect(slot, inner);
+        await new Promise((done) => setTimeout(done, 300));
+        host.widgets.find((w) => w.name === "ratio_1").value = 0.95;
+        app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+        app.canvas.openSubgraph ? app.canvas.openSubgraph(subgraph, host) : app.canvas.setGraph(subgraph);
+        await new Promise((done) => setTimeout(done, 900));""",
+            "wait": 300,
+        },
+        READY,
+        NEAR,
+        SEEN,
+        {"evaluate": "return (await app.graphToPrompt()).output;"},
     ],
     "alone": [
         {
@@ -426,7 +458,7 @@ def test_bars_follow_the_widgets_and_the_preset(visit):
     assert ratio["values"][-2] == "75" and ratio["preset"] == "Custom"
     # the paper's preset skips scales on Infinity only: what the bars show is what runs
     assert (
-        preset["ratios"][:4] == [1, 1, 0.5, 0.4]
+        preset["ratios"][:4] == [0.5, 0.5, 0.5, 0.4]
         and preset["values"][-4:] == ["61", "50", "50", "50"]
         and "skipped" not in preset["states"]
     )
@@ -460,14 +492,27 @@ def test_it_works_within_a_subgraph(visit):
 
 
 def test_a_linked_ratio_is_locked(visit):
-    linked, after = visit["linked"]
+    linked, after, overruled, later = visit["linked"]
+    assert linked["preset"] == "Custom" and linked["values"][-1] == "50", "what ran before goes on, and the link counts"
     assert (
         linked["states"][-2] == "linked"
         and linked["sliders"][-2]["disabled"] == "true"
         and "link" in linked["sliders"][-2]["text"]
     )
     assert after["ratios"][:3] == near([0.7, 0.5, 0.2]), "the link's own bar stays; the others move"
-    assert after["sliders"][-2]["now"] == "75", "as Custom, the link's value counts"
+    assert after["sliders"][-2]["now"] == linked["sliders"][-2]["now"] == "75", "as Custom, the link's value counts"
+    # a preset chosen over the link: it runs, so the bar shows it and says why
+    assert overruled["preset"] == "Balanced" and overruled["states"][-2] == "ignored"
+    assert overruled["sliders"][-2]["now"] == "50" and overruled["values"][-2:] == ["50", "50"]
+    assert overruled["readout"].startswith("Balanced overrules links")
+    assert later["preset"] == "Custom" and "set by a link as it runs" in later["sliders"][-2]["text"]
+
+
+def test_a_ratio_promoted_to_a_subgraph_counts(visit):
+    seen, prompt = visit["promoted"]
+    [inputs] = [node["inputs"] for node in prompt.values() if node["class_type"] == "StepVARPruning"]
+    assert (inputs["preset"], inputs["ratio_1"]) == (seen["preset"], 0.95) == ("Custom", 0.95)
+    assert seen["states"][-1] == "linked" and int(seen["sliders"][-1]["now"]) == pytest.approx(5, abs=1)
 
 
 def test_without_a_model_bars_are_plain(visit):

@@ -47,7 +47,7 @@ def features(encoder, comfy, prompt: str, side: str) -> tuple[torch.Tensor, torc
     tokenizer = Qwen2Tokenizer.from_pretrained(comfy.server.comfyui / "comfy" / "text_encoders" / "qwen25_tokenizer")
     tokenizer.padding_side, tokenizer.pad_token = side, "<|endoftext|>"
     words = tokenizer(prompt, return_tensors="pt", padding="max_length", max_length=300, truncation=True)["input_ids"]
-    source = ast.parse((launch.ROOT / "nodes" / "qwen2.py").read_text(encoding="utf-8"))
+    source = ast.parse((launch.ROOT / "nodes" / "host" / "text" / "qwen2.py").read_text(encoding="utf-8"))
     [instruction] = [
         ast.literal_eval(n.value) for n in source.body if isinstance(n, ast.Assign) and n.targets[0].id == "INSTRUCTION"
     ]

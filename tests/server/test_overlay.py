@@ -38,7 +38,8 @@ globalThis.__tools = {
       return Array.from(data.slice(4 * (y * canvas.width + x), 4 * (y * canvas.width + x) + 4));
     });
   },
-  state: (node) => ({ ...__tools.part(node).dataset, said: __tools.part(node).querySelector(".stepvar-said")?.textContent,
+  isOld: (node) => !__tools.part(node).querySelector(".stepvar-old").hidden,
+  state: (node) => ({ ...__tools.part(node).dataset, isOld: __tools.isOld(node), said: __tools.part(node).querySelector(".stepvar-said")?.textContent,
     picture_url: __tools.part(node).querySelector(".stepvar-stage > img")?.getAttribute("src"), for_menu: node.imgs?.length ?? 0,
     stock: [...node.widgets.map((w) => w.name).filter((name) => name.startsWith("$$")),
       ...[...document.querySelectorAll(`[data-node-id="${node.id}"] img`)].filter((i) => !i.closest(".stepvar") && i.offsetParent).map((i) => i.src)] }),
@@ -200,14 +201,36 @@ def seen(request, frontend):
         do(READ),
         name="other tab and back",
     )
+    # the same file opened anew: what the server remembers is its own only while it would be drawn the same way
+    other, reseeded = (json.loads(json.dumps(graph)) for _ in range(2))
+    [label] = [node for node in other["nodes"] if node["type"] == "VARClassLabel"]
+    label["widgets_values"][0] = "strawberry"
+    for node in reseeded["nodes"]:
+        if node["type"] == "VARSampler":
+            node["widgets_values"][0] = fresh + 9
+    states = f"return [{SAMPLER}, {OVERLAY}].map((id) => __tools.state(__tools.node(id)));"
+    done = (
+        f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && "
+        f"__tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"
+    )
     add(
         {"reload": True},
         do(TOOLS),
+        do(f"await app.loadGraphData({json.dumps(other)}, true, true, null)"),
+        {"wait": 1500},
+        do(states),
+        name="other settings",
+    )
+    add(
+        do(f"await app.loadGraphData({json.dumps(reseeded)}, true, true, null)"),
+        {"until": done},
+        do(states),
+        name="another seed",
+    )
+    add({"shoot": "earlier"})
+    add(
         do(f"await app.loadGraphData({json.dumps(graph)}, true, true, null)"),
-        {
-            "until": f"__tools.part(__tools.node({OVERLAY})).dataset.phase === 'done' && "
-            f"__tools.part(__tools.node({SAMPLER})).dataset.phase === 'done'"
-        },
+        {"until": done},
         {"wait": 800},
         do(f"""const root = app.nodeOutputs[{OVERLAY}], node = __tools.node({OVERLAY});
         return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), sampler: __tools.state(__tools.node({SAMPLER})) }};"""),
@@ -216,6 +239,16 @@ def seen(request, frontend):
     add({"shoot": "reloaded"})
     # the same prompt again: every node is cached, and says its output once more
     add(*run_to_end([SAMPLER]), do(READ), name="cached")
+    label = (
+        "const w = app.rootGraph.nodes.find((n) => n.type === 'VARClassLabel').widgets.find((w) => w.name === 'label');"
+    )
+    add(
+        do(f"{label} globalThis.__label = w.value; w.value = 'no such class'"),
+        *run_to_end([]),
+        do(states),
+        name="failed",
+    )
+    add({"shoot": "failed"}, do(f"{label} w.value = __label"))
     add(
         do(f"""const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker, remember = () => (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
         const before = __tools.node({OVERLAY});
@@ -433,6 +466,16 @@ def test_it_comes_back(seen, moment):
     assert shown["phase"] == "done" and shown["scale"] == str(SCALES - 1)
     assert_shows_kept(shown, kept_of(message, -1, 0), opacity=0.2 if moment == "other tab and back" else 0.65)
     assert "/view?" in shown["picture_url"]
+
+
+def test_a_file_opened_anew_shows_no_result_of_other_settings(seen):
+    assert [state["phase"] for state in seen["other settings"]] == ["empty", "empty"]
+    assert [(state["phase"], state["isOld"]) for state in seen["another seed"]] == [("done", True), ("done", True)]
+    assert not seen["reloaded"]["isOld"] and not seen["cached"]["isOld"]
+
+
+def test_a_result_that_outlives_a_failed_run_says_so(seen):
+    assert [(state["phase"], state["isOld"]) for state in seen["failed"]] == [("done", True), ("done", True)]
 
 
 def test_undo_leaves_one_overlay_per_node_in_sight(seen):

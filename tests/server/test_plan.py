@@ -23,7 +23,8 @@ import stepvar_core as sv
 from stepvar_core.checkpoints import read_checkpoint
 from stepvar_core.families.registry import MODELS, build, detect
 from stepvar_core.labels import class_names
-from stepvar_core.methods.kept import FILLS, HALVES
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.policy import HALVES
 from stepvar_core.methods.presets import PRESETS, RATIO_WIDGETS, preset_ratios
 from stepvar_core.methods.stepvar import SCOPES
 

@@ -6,10 +6,11 @@ import { CUSTOM, ratiosOf } from "./presets.js";
 /**
  * @typedef {import("./plan.js").Plan} Plan
  * @typedef {import("./plan.js").Settings} Settings
- * @typedef {{ratio: number, linked: boolean}} Fader what a ratio widget says
+ * @typedef {{ratio: number, linked: boolean}} Fader what a ratio widget says, or the link that sets it
  *
- * One column. place 0 = the scales no widget reaches. kept and share from 0 to 1; tokens, keptTokens null without a model.
- * @typedef {{place: number, state: "free" | "linked" | "locked" | "skipped", label: string, scales: number,
+ * One column. place 0 = the scales no widget reaches; ignored = a preset that is not Custom overrules its link. kept and share
+ * from 0 to 1; tokens, keptTokens null without a model.
+ * @typedef {{place: number, state: "free" | "linked" | "ignored" | "locked" | "skipped", label: string, scales: number,
  *   index: number, kept: number, share: number | null, tokens: number | null, keptTokens: number | null, canSkip: boolean}} Column
  *
  * @typedef {{columns: Column[], ratios: number[], isAdjusted: boolean, scales: number,
@@ -40,7 +41,8 @@ export function viewOf({ plan, presets, preset, faders, settings }) {
   const ratios = effectiveRatios(plan, presets, preset, own);
   const named = ratiosOf(presets, preset, own.length);
   const isAdjusted = Boolean(named) && ratios.some((r, i) => r !== named?.[i]);
-  const isFixed = (/** @type {number} */ place) => place > 0 && faders[place - 1].linked;
+  const link = preset === CUSTOM ? /** @type {const} */ ("linked") : /** @type {const} */ ("ignored");
+  const isFixed = (/** @type {number} */ place) => (place > 0 && faders[place - 1].linked ? link : null);
   if (!plan) {
     const columns = faders.map((_, i) => faders.length - i).map((place) => column(place, ratios[place - 1], isFixed(place), { canSkip: true }));
     return { columns, ratios, isAdjusted, scales: 0, cost: null };
@@ -59,12 +61,17 @@ function placeOf(plan, scale, widgets) {
   return plan.scales[scale].place <= widgets ? plan.scales[scale].place : 0;
 }
 
-/** @param {number} place @param {number} ratio @param {boolean} linked @param {Partial<Column>} more @returns {Column} */
-function column(place, ratio, linked, more) {
+/** @param {number} place @param {number} ratio @param {"linked" | "ignored" | null} link @param {Partial<Column>} more @returns {Column} */
+function column(place, ratio, link, more) {
   const skipped = ratio === 1 && more.canSkip;
   const kept = more.tokens ? (more.keptTokens ?? 0) / more.tokens : 1 - ratio;
-  return { place, state: !place ? "locked" : linked ? "linked" : skipped ? "skipped" : "free", kept, label: "", scales: 1, index: 0,
+  return { place, state: !place ? "locked" : link ?? (skipped ? "skipped" : "free"), kept, label: "", scales: 1, index: 0,
     share: null, tokens: null, keptTokens: null, canSkip: false, ...more };
+}
+
+/** Whether the user may move a column's bar: not where a link holds it. @param {Column} column */
+export function isMovable({ place, state }) {
+  return place > 0 && state !== "linked" && state !== "ignored";
 }
 
 /**
@@ -73,7 +80,7 @@ function column(place, ratio, linked, more) {
  * @returns {Map<number, number>} place -> ratio of those that move
  */
 export function moved(start, columns, place, delta, together) {
-  const free = columns.filter((c) => c.place && c.state !== "linked" && (together || c.place === place));
+  const free = columns.filter((c) => isMovable(c) && (together || c.place === place));
   return new Map(free.map((c) => [c.place, limited(start[c.place - 1] + delta, c)]));
 }
 

@@ -112,25 +112,34 @@ export function findDownstream(root, node, type, wanted) {
 }
 
 /**
- * The value a widget will have when the workflow runs, as far as the editor knows: its own, or that of the subgraph's
- * promoted widget or Primitive node linked to it. undefined where a link hides it.
+ * The widget that gives a widget its value when the workflow runs: itself, or the subgraph's promoted widget or Primitive node
+ * linked to it. undefined where a link hides it.
  * @param {any} root @param {any} node @param {string} name
  * @returns {any}
  */
-export function widgetValue(root, node, name) {
-  const own = (/** @type {any} */ at, /** @type {string} */ called) => at?.widgets?.find((/** @type {any} */ w) => w.name === called)?.value;
+export function sourceWidget(root, node, name) {
+  const own = (/** @type {any} */ at, /** @type {string} */ called) => at?.widgets?.find((/** @type {any} */ w) => w.name === called);
   let [at, called] = [node, name];
   for (let i = 0; at && i < FAR; i++) {
     const link = linkOf(at.graph, inputOf(at, called)?.link);
     if (!link) return own(at, called);
     if (!isInputWall(link.origin_id)) {
       const origin = at.graph?.getNodeById?.(link.origin_id);
-      return /^Primitive/.test(origin?.type) ? origin.widgets?.[0]?.value : undefined; // PrimitiveNode, PrimitiveFloat, …
+      return /^Primitive/.test(origin?.type) ? origin.widgets?.[0] : undefined; // PrimitiveNode, PrimitiveFloat, …
     }
     const entry = at.graph.inputs?.[link.origin_slot];
     [at, called] = [hostsOf(root, at.graph)[0], entry?.name];
   }
   return undefined;
+}
+
+/**
+ * The value a widget will have when the workflow runs, as far as the editor knows; undefined where a link hides it.
+ * @param {any} root @param {any} node @param {string} name
+ * @returns {any}
+ */
+export function widgetValue(root, node, name) {
+  return sourceWidget(root, node, name)?.value;
 }
 
 /** The socket of a widget, or of an input. @param {any} node @param {string} name */

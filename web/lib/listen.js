@@ -23,6 +23,30 @@ export function after(object, method, after) {
   };
 }
 
+/**
+ * Says when the object's own method begins (true) and ends (false), until the returned function is called.
+ * @param {any} object @param {string} method @param {(isUnderWay: boolean) => void} tell
+ * @returns {() => void}
+ */
+export function around(object, method, tell) {
+  const before = object[method];
+  let isOn = true;
+  /** @this {any} @param {any[]} args */
+  const chained = function (...args) {
+    if (isOn) tell(true);
+    try {
+      return before?.apply(this, args);
+    } finally {
+      if (isOn) tell(false);
+    }
+  };
+  object[method] = chained;
+  return () => {
+    isOn = false;
+    if (object[method] === chained) object[method] = before;
+  };
+}
+
 /** @param {EventTarget} target @param {string} name @param {(event: any) => void} listener @returns {() => void} */
 export function on(target, name, listener) {
   target.addEventListener(name, listener);

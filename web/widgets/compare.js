@@ -3,7 +3,7 @@
 import { decibels, moveDivider, nth, speedUp, tagOf } from "../lib/compare.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { duration, percent } from "../lib/timeline.js";
-import { addDisplay, el, fileUrl, hideStockPreview, offerImages, picker, segments } from "./dom.js";
+import { addDisplay, el, fileUrl, hideStockPreview, offerImages, oldBadge, picker, segments } from "./dom.js";
 import { followOutput } from "./history.js";
 import { passToCanvas } from "./mount.js";
 import { STYLE } from "./style.js";
@@ -25,14 +25,15 @@ export function attachCompare(node, { app, api, graph }) {
     view.element.style.minHeight = `${height()}px`;
     node.setDirtyCanvas?.(true, true);
   };
-  const forget = followOutput(node, { app, api, graph }, (output) => {
+  const forget = followOutput(node, { app, api, graph }, (output, { isEarlier }) => {
     const [comparison] = output.stepvar_compare ?? [];
     if (comparison) {
       view.show(comparison);
+      view.old.show(isEarlier);
       offerImages(node, comparison.difference.map((file) => fileUrl(api, file)), view.index);
     }
     return Boolean(comparison);
-  });
+  }, { age: () => view.old.show(true) });
   return () => {
     forget();
     retire();
@@ -62,7 +63,8 @@ class CompareView {
       onkeydown: (event) => this.key(event) });
     this.tags = [el("span", { className: "stepvar-tag stepvar-tag-a", textContent: "A" }), el("span", { className: "stepvar-tag stepvar-tag-b", textContent: "B" })];
     this.frame = el("div", { className: "stepvar-pair" }, this.a, this.b, this.heat, ...this.tags, this.divider);
-    this.stage = el("div", { className: "stepvar-stage", onpointerdown: (event) => this.drag(event, true), onpointermove: (event) => this.drag(event, false) }, this.frame);
+    this.old = oldBadge(say("inspect.earlier"), say("inspect.earlier.tip"));
+    this.stage = el("div", { className: "stepvar-stage", onpointerdown: (event) => this.drag(event, true), onpointermove: (event) => this.drag(event, false) }, this.frame, this.old.element);
     this.figures = Object.fromEntries(["psnr", "ssim", "edges"].map((name) => [name, el("b")]));
     const figures = el("div", { className: "stepvar-figures" }, ...Object.entries(this.figures).map(([name, value]) =>
       el("div", { title: say(`compare.${name}.tip`) }, value, el("span", { textContent: say(`compare.${name}`) }))));

@@ -73,6 +73,12 @@ export function offerImages(node, urls, index) {
   node.imageIndex = Math.min(index, Math.max(0, urls.length - 1));
 }
 
+/** A badge on a picture of an earlier run, hidden until told. @param {string} text @param {string} title */
+export function oldBadge(text, title) {
+  const element = el("div", { className: "stepvar-old", textContent: text, title, hidden: true });
+  return { element, show(/** @type {boolean} */ isOld) { element.hidden = !isOld; } };
+}
+
 /**
  * Buttons of which one is pressed.
  * @param {string} label @param {{value: string, text: string, title: string}[]} choices @param {(value: string) => void} choose

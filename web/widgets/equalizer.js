@@ -2,10 +2,10 @@
 // The equalizer of StepVAR Pruning: one bar per scale above the ratio widgets, as high as the share of tokens it keeps, and
 // what that saves. The ratio widgets stay the only place where values live; without this module the node works the same.
 import { createCalibration } from "../lib/calibration.js";
-import { formatBytes, formatNumber, moved, ratioAfterKey, ratioAt, rounded, viewOf } from "../lib/equalizer.js";
-import { findDownstream, findUpstream, isLinked, nodeOfMessage, widgetValue } from "../lib/graph.js";
+import { formatBytes, formatNumber, isMovable, moved, ratioAfterKey, ratioAt, rounded, viewOf } from "../lib/equalizer.js";
+import { findDownstream, findUpstream, isLinked, nodeOfMessage, sourceWidget, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
-import { after, on, oncePerFrame } from "../lib/listen.js";
+import { after, around, on, oncePerFrame } from "../lib/listen.js";
 import { costOf, passesOf } from "../lib/plan.js";
 import { createPlans } from "../lib/plans.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
@@ -38,7 +38,7 @@ function attach(node, host, plans, calibration) {
   const find = (/** @type {string} */ name) => node.widgets?.find((/** @type {any} */ w) => w.name === name);
   const preset = find("preset");
   const faders = node.widgets?.filter((/** @type {any} */ w) => /^ratio_\d+$/.test(w.name)) ?? [];
-  const presets = node.constructor.nodeData?.input?.required?.preset?.[1]?.stepvar_presets ?? {};
+  const { stepvar_presets: presets = {}, stepvar_preset_settings: presetSettings = {} } = node.constructor.nodeData?.input?.required?.preset?.[1] ?? {};
   if (!preset || !faders.length || !node.addDOMWidget) return;
 
   const root = () => host.app.rootGraph ?? host.app.graph;
@@ -57,6 +57,8 @@ function attach(node, host, plans, calibration) {
   /** @type {null | {place: number, start: number[], offset: number}} */
   let drag = null;
   let isOpen = false; // a change of the editor's history that is under way
+  let isConfiguring = false; // saved values and links are coming in: nobody changed anything
+  let isSaved = false; // what the widgets hold came from a file and the model's answer is still to come
 
   // the picture of the node's state ------------------------------------------------------------------------------
 
@@ -69,9 +71,19 @@ function attach(node, host, plans, calibration) {
       aspect_ratio: value(latent, "aspect_ratio") };
   }
 
+  /** The preset that will run: a link may bring another than the widget's own. */
+  function presetNow() {
+    return widgetValue(root(), node, "preset") ?? preset.value;
+  }
+
   function read() {
     const said = (/** @type {any} */ w) => ({ ratio: Number(widgetValue(root(), node, w.name) ?? w.value), linked: isLinked(node, w.name) });
-    return viewOf({ plan, presets, preset: preset.value, settings: settings(), faders: faders.map(said) });
+    return viewOf({ plan, presets, preset: presetNow(), settings: settings(), faders: faders.map(said) });
+  }
+
+  /** Whether a link brings the bar's ratio only as the workflow runs. @param {number} place */
+  function isUnknown(place) {
+    return place > 0 && widgetValue(root(), node, faders[place - 1].name) === undefined;
   }
 
   /** The model this node's wire comes from, as a question to the server; null without one. */
@@ -94,6 +106,8 @@ function attach(node, host, plans, calibration) {
         const answer = await plans(wanted);
         if (asked !== key) return; // another model was connected meanwhile
         [plan, error, isReading] = [answer.plan, answer.error, false];
+        if (plan && !isSaved) settle();
+        isSaved &&= !plan;
       }
     }
     draw();
@@ -114,7 +128,10 @@ function attach(node, host, plans, calibration) {
     const number = (/** @type {number} */ n) => formatNumber(n, locale);
     const percent = (/** @type {number} */ share) => number(Math.round(100 * share));
     const auto = find("auto_goal")?.value ?? "off";
-    const notes = [auto === "off" ? null : say("auto", { goal: auto }), isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null];
+    const has = (/** @type {string} */ state) => view.columns.some((c) => c.state === state);
+    const notes = [auto === "off" ? null : say("auto", { goal: auto }), has("ignored") ? say("ignores", { preset: presetNow() }) : null,
+      isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null,
+      view.columns.some((c) => c.state === "linked" && isUnknown(c.place)) ? say("guesses") : null];
     const remark = cost ? "" : error ?? (asked === "null" ? say("connect") : isReading ? say("reading") : say("unknown"));
     const seconds = cost && calibration.predict(modelKey(), cost.passes.map((p) => p.flops));
     return {
@@ -134,7 +151,7 @@ function attach(node, host, plans, calibration) {
         const name = c.index ? say("scale", { n: c.index, count: view.scales })
           : c.place === 1 ? say("place_last") : say("place", { place: c.place });
         const bar = c.label ? say("bar", { grid: c.label, share }) : "";
-        const linked = c.state === "linked" ? say("linked") : "";
+        const linked = linkText(c, say);
         return {
           value: c.state === "skipped" ? say("skip") : c.state === "locked" ? "" : number(Math.round(100 * c.kept)),
           label: c.state === "locked" ? (c.scales > 1 ? `≤${c.label}` : c.label) : c.label || (c.place === 1 ? say("last") : ""),
@@ -154,6 +171,13 @@ function attach(node, host, plans, calibration) {
       : say("keeps", { kept: number(c.keptTokens ?? 0), tokens: number(c.tokens) });
   }
 
+  /** @param {import("../lib/equalizer.js").Column} c @param {(key: string, values?: any) => string} say */
+  function linkText(c, say) {
+    if (c.state === "ignored") return say("ignored");
+    if (c.state !== "linked") return "";
+    return isUnknown(c.place) ? say("linked_later") : say("linked");
+  }
+
   /** Whose times count here. */
   function modelKey() {
     const loader = findUpstream(root(), node, "VAR_MODEL", "VARModelLoader");
@@ -171,17 +195,39 @@ function attach(node, host, plans, calibration) {
   function write(ratios) {
     const target = view.ratios.map((ratio, i) => ratios.get(i + 1) ?? ratio);
     if (target.every((ratio, i) => ratio === view.ratios[i])) return;
-    // all of them: a preset may run other ratios here than its name says, and Custom must go on from what was seen
+    take(target);
+  }
+
+  /** Makes these ratios the ones that run, as Custom: all of them, so that it goes on from what was seen. @param {number[]} target */
+  function take(target) {
     faders.forEach((/** @type {any} */ widget, /** @type {number} */ i) => {
       if (isLinked(node, widget.name) || Number(widget.value) === target[i]) return;
       widget.value = target[i];
       widget.callback?.(target[i], host.app.canvas, node);
     });
-    if (preset.value !== CUSTOM && !isLinked(node, "preset")) {
-      preset.value = CUSTOM; // the widgets already held these ratios, so that no callback saw a change
-    }
+    const holder = sourceWidget(root(), node, "preset"); // a subgraph may have promoted it
+    if (holder && holder.value !== CUSTOM) holder.value = CUSTOM; // where the widgets already held these ratios, no callback saw a change
     node.setDirtyCanvas?.(true, true);
     draw();
+  }
+
+  /** Writes into the widgets what the preset runs on this model, which may be less than its name says: both say the same. */
+  function settle() {
+    const ratios = ratiosOf(presetNow() === preset.value ? plan?.presets ?? {} : {}, preset.value, faders.length);
+    faders.forEach((/** @type {any} */ widget, /** @type {number} */ i) => {
+      if (ratios && !isLinked(node, widget.name) && Number(widget.value) !== ratios[i]) widget.value = ratios[i];
+    });
+  }
+
+  /**
+   * A link to a ratio, or to a setting that the preset holds, counts as Custom only: connecting it says so.
+   * @param {number} type 1 = an input @param {number} slot @param {boolean} isConnected
+   */
+  function onConnected(type, slot, isConnected) {
+    const name = node.inputs?.[slot]?.widget?.name;
+    const isHeld = faders.some((/** @type {any} */ w) => w.name === name) || name in (presetSettings[presetNow()] ?? {});
+    if (type === 1 && isConnected && !isConfiguring && name && isHeld && isLinked(node, name) && presetNow() !== CUSTOM) take(view.ratios);
+    schedule();
   }
 
   /** The editor keeps everything from here to release() as one step of its history. */
@@ -201,7 +247,7 @@ function attach(node, host, plans, calibration) {
   /** @param {number} place @param {{y: number, height: number, shift: boolean}} pointer */
   function onPress(place, pointer) {
     const pressed = columnOf(place);
-    if (!pressed || pressed.state === "linked") return false;
+    if (!pressed || !isMovable(pressed)) return false;
     const start = view.ratios.slice();
     const gap = start[place - 1] * pointer.height - pointer.y;
     drag = { place, start, offset: Math.abs(gap) < GRAB ? gap : 0 };
@@ -231,7 +277,7 @@ function attach(node, host, plans, calibration) {
   /** @param {number} place */
   function onReset(place) {
     const column = columnOf(place);
-    if (!column || column.state === "linked") return;
+    if (!column || !isMovable(column)) return;
     begin();
     write(new Map([[place, home(place)]]));
     backToPreset();
@@ -252,7 +298,7 @@ function attach(node, host, plans, calibration) {
     const column = columnOf(place);
     const ratio = column && ratioAfterKey(key, shift, view.ratios[place - 1], column, home(place));
     if (!column || ratio === null || ratio === undefined) return false;
-    if (column.state !== "linked") {
+    if (isMovable(column)) {
       begin();
       write(new Map([[place, ratio]]));
       if (key === "Delete" || key === "Backspace") backToPreset();
@@ -263,6 +309,14 @@ function attach(node, host, plans, calibration) {
   /** A preset was chosen, or came with a workflow. */
   function onPreset() {
     lastPreset = preset.value;
+    settle();
+    schedule();
+  }
+
+  /** Saved values came in. */
+  function onConfigure() {
+    lastPreset = preset.value;
+    isSaved = true;
     schedule();
   }
 
@@ -312,8 +366,11 @@ function attach(node, host, plans, calibration) {
     after(node, "onSerialize", (data) => {
       if (Array.isArray(data?.widgets_values)) data.widgets_values = data.widgets_values.filter(() => true); // passes over holes
     }),
-    ...[[node, "onConfigure"], [preset, "callback"]].map(([object, method]) => after(object, method, onPreset)),
-    ...["onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
+    around(node, "configure", (isUnderWay) => { isConfiguring = isUnderWay; }),
+    after(node, "onConfigure", onConfigure),
+    after(preset, "callback", onPreset),
+    after(node, "onAdded", schedule),
+    after(node, "onConnectionsChange", onConnected),
     ...[...faders, ...[...SETTINGS, "auto_goal"].map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
     on(host.api, "graphChanged", onGraphChanged),
     passToCanvas(face.element, () => host.app.canvas),

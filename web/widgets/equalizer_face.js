@@ -2,6 +2,8 @@
 // The equalizer's elements: plain HTML and CSS, so that it is sharp at any zoom, follows the theme and speaks to screen
 // readers. It knows columns and texts, nothing of nodes.
 
+import { isMovable } from "../lib/equalizer.js";
+
 const STYLE = `
 .stepvar-equalizer {
   --ink: var(--input-text, #ddd);
@@ -47,9 +49,9 @@ const STYLE = `
   box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--skip) 70%, transparent); }
 .stepvar-eq-column.is-skipped .stepvar-eq-value { color: var(--skip); }
 .stepvar-eq-column.is-skipped .stepvar-eq-cap { background: var(--skip); }
-.stepvar-eq-column.is-linked .stepvar-eq-track { cursor: not-allowed; }
-.stepvar-eq-column.is-linked .stepvar-eq-fill { background: repeating-linear-gradient(to top, var(--dim) 0 4px, transparent 4px 6px); opacity: .6; }
-.stepvar-eq-column.is-linked .stepvar-eq-cap { display: none; }
+.stepvar-eq-column:is(.is-linked, .is-ignored) .stepvar-eq-track { cursor: not-allowed; }
+.stepvar-eq-column:is(.is-linked, .is-ignored) .stepvar-eq-fill { background: repeating-linear-gradient(to top, var(--dim) 0 4px, transparent 4px 6px); opacity: .6; }
+.stepvar-eq-column:is(.is-linked, .is-ignored) .stepvar-eq-cap { display: none; }
 .stepvar-eq-column.is-locked { flex: 0 0 auto; color: var(--dim); }
 .stepvar-eq-bank { display: flex; flex: 1 1 auto; justify-content: center; gap: 2px; min-height: 60px; margin: 0 3px; opacity: .34; }
 .stepvar-eq-bank div { width: 4px; border-radius: 1px; background: repeating-linear-gradient(to top, var(--ink) 0 4px, transparent 4px 6px); }
@@ -222,7 +224,7 @@ export function buildFace(handlers) {
         value.replaceChildren(column.state === "linked" ? sign(LINK) : text.value);
         track.setAttribute("aria-valuenow", String(Math.round(100 * column.kept)));
         track.setAttribute("aria-valuetext", text.state);
-        track.setAttribute("aria-disabled", String(column.state === "linked"));
+        track.setAttribute("aria-disabled", String(!isMovable(column)));
       });
       [speedup.textContent, caption.textContent, tokens.textContent] = [now.speedup, now.speedupCaption, now.tokens];
       time.textContent = [now.time, now.memory].filter(Boolean).join(" · ");

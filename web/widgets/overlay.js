@@ -73,7 +73,9 @@ class Overlay {
 
   /** Takes outputs as they come, and what earlier runs left; returns what ends all. */
   follow() {
-    const forget = followOutput(this.node, this.host, (output, isOld) => Boolean(isOld && this.view.view.run) || this.take(output));
+    const forget = followOutput(this.node, this.host,
+      (output, { isRecalled, isEarlier }) => Boolean(isRecalled && this.view.view.run) || this.take(output, isEarlier),
+      { age: () => this.view.view.phase === "done" && this.show({ isEarlier: true }), viewing: Object.keys(this.linked ?? {}) });
     return () => {
       forget();
       this.retire();
@@ -82,8 +84,8 @@ class Overlay {
     };
   }
 
-  /** @param {any} output a node's `ui` output @returns {boolean} whether it holds a run */
-  take(output) {
+  /** @param {any} output a node's `ui` output @param {boolean} isEarlier @returns {boolean} whether it holds a run */
+  take(output, isEarlier) {
     const message = output.stepvar?.[0];
     if (!message || message === this.message) return Boolean(message);
     this.message = message;
@@ -92,7 +94,7 @@ class Overlay {
     const saved = (output.images ?? []).map((file) => fileUrl(this.host.api, file)); // with the overlay, where the node makes them
     offerImages(this.node, saved.length ? saved : files, 0);
     const urls = files.length || !this.live ? files : [this.live];
-    this.show({ run, phase: "done", urls, ...this.placeIn(run), ...(this.linked ? this.fromWidgets(run) : {}) });
+    this.show({ run, phase: "done", urls, isEarlier, ...this.placeIn(run), ...(this.linked ? this.fromWidgets(run) : {}) });
     return true;
   }
 
@@ -101,7 +103,7 @@ class Overlay {
     const { view } = this.view;
     if (this.isLiveOld) this.live = "";
     const run = addScale(view.phase === "running" ? view.run : null, message);
-    this.show({ run, phase: "running", urls: this.live ? [this.live] : [],
+    this.show({ run, phase: "running", isEarlier: false, urls: this.live ? [this.live] : [],
       scale: this.chosen === null ? message.index : Math.max(0, run.scales.length + this.chosen) });
   }
 

@@ -6,13 +6,13 @@ import { borders, cellColours, edges, fit, tokenAt } from "../lib/grid.js";
 import { css, EDGE } from "../lib/palette.js";
 import { barAt, duration, gridName, layoutTimeline, percent } from "../lib/timeline.js";
 import { isPruned, keptOf, LAYERS, scoreAt, scoreBytes, SCORES, totals } from "../lib/trace.js";
-import { el, picker, segments } from "./dom.js";
+import { el, oldBadge, picker, segments } from "./dom.js";
 import { STYLE } from "./style.js";
 
 /**
  * What is shown. phase: nothing yet, a run under way, over, or broken off. urls: one per file of the decoded pictures.
  * @typedef {{run: import("../lib/trace.js").Run | null, phase: "empty" | "running" | "done" | "stopped", scale: number, layer: string,
- *   opacity: number, picture: number, frame: number, urls: string[]}} View
+ *   opacity: number, picture: number, frame: number, urls: string[], isEarlier: boolean}} View
  */
 
 const TALLEST_STAGE = 360;
@@ -28,7 +28,7 @@ export class OverlayView {
     this.say = say;
     this.change = change;
     /** @type {View} */
-    this.view = { run: null, phase: "empty", scale: 0, layer: "kept", opacity: 0.65, picture: 0, frame: 0, urls: [] };
+    this.view = { run: null, phase: "empty", scale: 0, layer: "kept", opacity: 0.65, picture: 0, frame: 0, urls: [], isEarlier: false };
     this.hovered = -1;
     this.width = 0;
     this.onwidth = () => {}; // the height that is asked for depends on it
@@ -42,8 +42,9 @@ export class OverlayView {
     this.cells = el("canvas", { className: "stepvar-cells" });
     this.marks = el("canvas", { className: "stepvar-marks" });
     this.note = el("div", { className: "stepvar-note", hidden: true });
+    this.old = oldBadge(say("inspect.earlier"), say("inspect.earlier.tip"));
     this.stage = el("div", { className: "stepvar-stage", onpointermove: (event) => this.hover(event), onpointerleave: () => this.hoverToken(-1) },
-      this.ground, this.image, this.cells, this.marks, this.note);
+      this.ground, this.image, this.cells, this.marks, this.note, this.old.element);
     this.first = el("div", { className: "stepvar-said" });
     this.second = el("div");
     this.timeline = el("div", { role: "slider", tabIndex: 0, "aria-label": say("overlay.timeline"), "aria-valuemin": "1", className: "stepvar-timeline",
@@ -80,7 +81,7 @@ export class OverlayView {
   /** @param {Partial<View>} change */
   update(change) {
     Object.assign(this.view, change);
-    const { run, phase, layer, opacity, picture, urls } = this.view;
+    const { run, phase, layer, opacity, picture, urls, isEarlier } = this.view;
     this.element.dataset.phase = phase;
     this.empty.hidden = Boolean(run);
     this.body.hidden = !run;
@@ -90,6 +91,7 @@ export class OverlayView {
     this.view.picture = Math.min(picture, run.batch - 1);
     this.view.frame = Math.min(this.view.frame, this.frameCount() - 1);
     Object.assign(this.element.dataset, { scale: this.view.scale, layer, picture: this.view.picture, done: run.done });
+    this.old.show(isEarlier);
     this.layers.show(layer);
     this.opacity.value = String(opacity);
     this.picker.show(Array.from({ length: run.batch }, (_, i) => urls[this.fileOf(i, 0)] ?? null), this.view.picture,

@@ -30,11 +30,11 @@ export function attachPresets(node) {
     for (const w of others) if (w.name in changed) w.value = changed[w.name];
     node.setDirtyCanvas?.(true, true);
   });
-  for (const widget of [...ratios, ...others]) {
-    onChange(widget, () => {
-      const shown = presetFor(presets, preset.value, ratios.map((w) => w.value));
-      preset.value = hasSettings(settings, shown, values()) ? shown : CUSTOM;
-      node.setDirtyCanvas?.(true, true);
-    });
-  }
+  // ratios say nothing while a setting moves: the equalizer writes what a preset runs on this model, which may be less
+  const becomes = (/** @type {string} */ shown) => {
+    preset.value = hasSettings(settings, shown, values()) ? shown : CUSTOM;
+    node.setDirtyCanvas?.(true, true);
+  };
+  for (const widget of ratios) onChange(widget, () => becomes(presetFor(presets, preset.value, ratios.map((w) => w.value))));
+  for (const widget of others) onChange(widget, () => becomes(preset.value));
 }

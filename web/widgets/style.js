@@ -23,6 +23,7 @@ export const STYLE = `
 .stepvar-stage > .stepvar-ground { background: #9aa1ad; position: absolute; pointer-events: none; }
 .stepvar-note { position: absolute; left: 6px; right: 6px; bottom: 6px; width: fit-content; max-width: calc(100% - 12px); margin: 0 auto; padding: 2px 8px; border-radius: 4px;
   color: #fff; background: rgb(16 20 32 / 0.78); text-align: center; pointer-events: none; }
+.stepvar-old { position: absolute; left: 0; right: 0; top: 6px; width: fit-content; margin: 0 auto; padding: 1px 8px; border-radius: 4px; color: #10141f; background: var(--sv-time); font-weight: 600; }
 .stepvar-empty { flex: 1 1 0; display: flex; align-items: center; justify-content: center; padding: 8px 12px; border: 1px dashed var(--sv-line);
   border-radius: 6px; color: var(--sv-dim); text-align: center; }
 .stepvar-lines { flex: none; height: 32px; }

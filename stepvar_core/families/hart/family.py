@@ -1,33 +1,44 @@
-"""HART as files: how its keys and config.json become a configuration."""
+"""HART as a family: how its keys and config.json become a configuration, and what it declares."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 
-from ...checkpoints import Checkpoint, settings
-from ...codecs.vqvae import VQVAEConfig, _configure_vqvae
+from ...checkpoints import Checkpoint
+from ...codecs.vqvae import PHI, VQVAEConfig, configure_vqvae, vqvae_name
 from ...errors import CheckpointMismatch
-from .model import MODULATIONS, POOLINGS, HARTConfig
+from ..family import Family, Files, Prompt, Said, holds
+from .codec import HybridVQVAE
+from .model import HART, POOLINGS, HARTConfig
+
+HYBRID = "var_hybrid"  # what config.json of a tokenizer calls its quantiser
+ONLY_HERE = ("vae.", "disc.", "decoder2.")  # how keys begin in a tokenizer's file, and in no other VQVAE's
+# what config.json may say of a transformer, and what draws pictures from text
+WANTED = {"attn_type": "llama", "mlp_type": "llama", "use_cross_attn": False, "sampler": "iddpm"}
 
 
-def _configure_hart_tokenizer(checkpoint: Checkpoint, overrides: dict | None) -> VQVAEConfig:
-    config, edges = (
-        _configure_vqvae(checkpoint, overrides),
-        settings(checkpoint, overrides)("v_patch_nums", HARTConfig().patch_nums),
-    )
-    return replace(config, has_residual=True, patch_nums=tuple(int(p) for p in edges))
+def tokenizer_name(key: str) -> str:
+    """The autoencoder's tensors lie under `vae.`."""
+    return vqvae_name(key.removeprefix("vae."))
 
 
-def _hart_tokenizer_name(key: str) -> str:
-    """The autoencoder's tensors lie under `vae.`; a single shared convolution has a name of its own."""
-    return re.sub(r"^quantize\.quant_resi\.qresi\.", "quantize.quant_resi.qresi_ls.0.", key.removeprefix("vae."))
+def is_tokenizer(checkpoint: Checkpoint, said: Said) -> bool:
+    """A VAR VQVAE with HART's leftovers of training, or with a config.json that names its quantiser."""
+    if not {"quantize.embedding.weight", PHI} <= {tokenizer_name(key) for key in checkpoint.tensors}:
+        return False
+    return said("quantizer_type") == HYBRID or any(key.startswith(ONLY_HERE) for key in checkpoint.tensors)
 
 
-def _hart_grids(checkpoint: Checkpoint, overrides: dict | None) -> tuple[tuple[int, ...], int]:
+def configure_tokenizer(checkpoint: Checkpoint, said: Said) -> VQVAEConfig:
+    """Sizes of a HART tokenizer; its scales are the published ones where config.json is missing."""
+    edges = said("v_patch_nums", HARTConfig().patch_nums)
+    return replace(configure_vqvae(checkpoint, said), patch_nums=tuple(int(p) for p in edges))
+
+
+def _grids(checkpoint: Checkpoint, said: Said) -> tuple[tuple[int, ...], int]:
     """patch_nums and the prompt's length: said, or counted in the level buffer, or the published ones."""
-    said, levels = settings(checkpoint, overrides), checkpoint.tensors.get("lvl_1L")
+    levels = checkpoint.tensors.get("lvl_1L")
     edges, text_tokens = HARTConfig().patch_nums, HARTConfig().text_tokens
     if levels is not None and not levels.is_meta:
         counts = levels.unique(return_counts=True)[1].tolist()
@@ -35,25 +46,26 @@ def _hart_grids(checkpoint: Checkpoint, overrides: dict | None) -> tuple[tuple[i
     return tuple(int(p) for p in said("patch_nums", edges)), int(said("context_token", text_tokens))
 
 
-def _configure_hart(checkpoint: Checkpoint, overrides: dict | None) -> HARTConfig:
-    said, keys = settings(checkpoint, overrides), checkpoint.tensors
-    for setting, wanted in (
-        ("attn_type", "llama"),
-        ("mlp_type", "llama"),
-        ("use_cross_attn", False),
-        ("sampler", "iddpm"),
-    ):
+def _modulation(checkpoint: Checkpoint) -> str:
+    if "blocks.0.ada_lin.1.weight" in checkpoint.tensors:
+        return "block"
+    return "shared" if "blocks.0.scale_shift_table" in checkpoint.tensors else "none"
+
+
+def configure(checkpoint: Checkpoint, said: Said) -> HARTConfig:
+    """Sizes of a HART transformer. Raises CheckpointMismatch for one that does not draw pictures from text."""
+    for setting, wanted in WANTED.items():
         found = said(setting, wanted)
         if found != wanted:
             raise CheckpointMismatch(
                 f"{checkpoint.name} is a HART with {setting} {found!r}; only {wanted!r} draws pictures from text.",
                 "Use the published HART, or correct config.json beside the file.",
             )
+    keys = checkpoint.tensors
     width, text_dim = checkpoint.shape("context_embed.weight")
     is_cosine = "blocks.0.attn.scale_mul_1H11" in keys
     heads = checkpoint.shape("blocks.0.attn.scale_mul_1H11")[1] if is_cosine else int(said("num_heads", width // 64))
-    is_block, is_shared = "blocks.0.ada_lin.1.weight" in keys, "blocks.0.scale_shift_table" in keys
-    patch_nums, text_tokens = _hart_grids(checkpoint, overrides)
+    patch_nums, text_tokens = _grids(checkpoint, said)
     config = HARTConfig(
         patch_nums=patch_nums,
         depth=checkpoint.count(r"blocks\.(\d+)\."),
@@ -64,7 +76,7 @@ def _configure_hart(checkpoint: Checkpoint, overrides: dict | None) -> HARTConfi
         code_dim=checkpoint.shape("word_embed.weight")[1],
         text_dim=text_dim,
         text_tokens=text_tokens,
-        modulation=MODULATIONS[1 if is_block else 2 if is_shared else 0],
+        modulation=_modulation(checkpoint),
         pooling=str(said("sep_aln_pooling_mode", POOLINGS[0])),
         attn_l2_norm=is_cosine,
         has_sinusoid_levels="lvl_embed.weight" not in keys,
@@ -86,3 +98,33 @@ def _configure_hart(checkpoint: Checkpoint, overrides: dict | None) -> HARTConfi
             f"width {width}, {heads} heads, scales {patch_nums}, {text_tokens} text tokens, pooling {config.pooling}"
         )
     return config
+
+
+FAMILY = Family(
+    title="HART",
+    transformer=Files(
+        what="a HART transformer",
+        module=HART,
+        detect=holds("context_embed.weight", "head_nm.ada_lin.1.weight", "diffloss.net.input_proj.weight"),
+        configure=configure,
+        legacy=(r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
+    ),
+    codecs=(
+        Files(
+            what="a HART tokenizer",
+            module=HybridVQVAE,
+            detect=is_tokenizer,
+            configure=configure_tokenizer,
+            legacy=(r"quantize\.ema_vocab_hit_SV", r"disc\..*", r"decoder2\..*"),
+            rename=tokenizer_name,
+        ),
+    ),
+    reads=Prompt(
+        encoder="hart-qwen2",
+        named="Qwen2-VL-1.5B-Instruct",
+        longest=HARTConfig.text_tokens,
+        keeps_pads=True,
+        joins=False,
+    ),
+    parts=("llm", "tokenizer"),
+)

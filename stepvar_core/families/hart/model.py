@@ -31,7 +31,6 @@ ROTARY_BASE = 10000.0
 CELL_PIXELS = 16  # pixels per token of the final scale, along each edge
 COARSE_SCALES = 7  # upstream draws these from top_k codes, the others from FINE_TOP_K
 FINE_TOP_K = 300
-MODULATIONS = ("none", "block", "shared")
 POOLINGS = ("max", "avg")
 
 

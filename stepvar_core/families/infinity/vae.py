@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint, settings
+from ...checkpoints import Checkpoint
 from ...codecs.autoencoder import Decoder, Encoder
 from ...codecs.bits import BitwiseQuantizer
 from ...codecs.codec import Codec
 from ...schedule import ScaleSchedule
+from ..family import Said
 from .schedules import PIXELS_PER_TOKEN, published
 
 
@@ -108,19 +109,17 @@ class BSQVAE(Codec):
         return published(1.0, None)
 
 
-def _is_bsq_vae(checkpoint: Checkpoint) -> bool:
-    keys = checkpoint.tensors.keys()
+def is_bsq_vae(checkpoint: Checkpoint, said: Said) -> bool:
+    keys = {modern_name(key) for key in checkpoint.tensors}
     return any(f"{part}.mid.block_1.norm1.norm.weight" in keys for part in ("encoder", "decoder")) and not any(
         k.startswith(("quant_conv.", "quantize.embedding.", "encoder.mid.attn_1.", "decoder.mid.attn_1.")) for k in keys
     )
 
 
-def _configure_bsq_vae(checkpoint: Checkpoint, overrides: dict | None) -> BSQVAEConfig:
-    said = settings(checkpoint, overrides)
-    has_encoder, has_decoder = (
-        "encoder.conv_in.conv.weight" in checkpoint.tensors,
-        "decoder.conv_in.conv.weight" in checkpoint.tensors,
-    )
+def configure_bsq_vae(checkpoint: Checkpoint, said: Said) -> BSQVAEConfig:
+    """Sizes of an Infinity VAE, from the weights' shapes."""
+    has_encoder = "encoder.conv_in.conv.weight" in checkpoint.tensors
+    has_decoder = "decoder.conv_in.conv.weight" in checkpoint.tensors
     part, side, extra = ("decoder", "up", 1) if has_decoder else ("encoder", "down", 0)
     levels = checkpoint.count(rf"{part}\.{side}\.(\d+)\.")
     widths = [checkpoint.shape(f"{part}.{side}.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]

@@ -3,6 +3,8 @@
 
 /** @type {Record<string, string>} */
 export const en = {
+  "inspect.earlier": "Earlier run",
+  "inspect.earlier.tip": "Drawn with another seed, or before a run that broke off: press Run for a new one",
   "overlay.empty": "Run the workflow to see which tokens were kept",
   "overlay.layers": "What to show",
   "overlay.kept": "Kept",
@@ -68,6 +70,8 @@ export const en = {
 
 /** @type {Record<string, string>} */
 export const zh = {
+  "inspect.earlier": "较早的运行",
+  "inspect.earlier.tip": "由另一个种子得到，或早于一次中断的运行：请重新运行",
   "overlay.empty": "运行工作流后，这里显示保留了哪些 token",
   "overlay.layers": "显示内容",
   "overlay.kept": "保留",
