@@ -194,8 +194,8 @@ class Job:
 
     def must_run(self, policy: PolicyRun) -> set[int]:
         """Indices of the passes whose blocks must run: those that draw, those that the method chooses tokens in or
-        learns from, and those that one of them sees."""
-        needed: set[int] = set()
+        learns from, the last one, and those that one of them sees."""
+        needed = {max(step.index for step in self.passes if not policy.plans[step.index].is_skipped)}
         for step in reversed(self.passes):
             i, plan = step.index, policy.plans[step.index]
             is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after
