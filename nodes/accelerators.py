@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..stepvar_core.methods.table import METHODS, Option, accelerator
+from ..stepvar_core.methods import METHODS, accelerator, method_of
+from ..stepvar_core.methods.method import Option
 from .host import io
 from .schema import VARModel, schema, with_options
 
@@ -32,12 +33,8 @@ def _name(method: str, option: Option) -> str:
 
 def _widget(place: int, name: str):
     method, _, short = name.partition("_")
-    option = next(o for o in METHODS[method].options if o.name == short)
-    about = {
-        "default": option.default,
-        "tooltip": f"{METHODS[method].title}: {option.what}",
-        "optional": place >= FIRST,
-    }
+    title, option = next((m.title, o) for m in METHODS if m.id == method for o in m.options if o.name == short)
+    about = {"default": option.default, "tooltip": f"{title}: {option.what}", "optional": place >= FIRST}
     if option.choices:
         return io.Combo.Input(name, options=list(option.choices), **about)
     if option.is_whole:
@@ -48,8 +45,8 @@ def _widget(place: int, name: str):
 class VARAccelerator(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        widgets = {name: [_name(name, option) for option in method.options] for name, method in METHODS.items()}
-        described = " ".join(f"{name}: {method.what} {method.fidelity}" for name, method in METHODS.items())
+        widgets = {method.id: [_name(method.id, option) for option in method.options] for method in METHODS}
+        described = " ".join(f"{method.id}: {method.what} {method.fidelity}" for method in METHODS)
         return schema(
             node_id="VARAccelerator",
             display_name="VAR Accelerator",
@@ -62,7 +59,7 @@ class VARAccelerator(io.ComfyNode):
                 "accelerate",
                 "baseline",
                 "rival",
-                *(method.title for method in METHODS.values()),
+                *(method.title for method in METHODS),
                 "StageVAR",
             ],
             inputs=[
@@ -76,7 +73,7 @@ class VARAccelerator(io.ComfyNode):
                     {"stepvar_methods": widgets},
                     io.Combo,
                     "method",
-                    options=list(METHODS),
+                    options=[method.id for method in METHODS],
                     default="fastvar",
                     tooltip=f"Whose method to use; only its own settings below count. {described}",
                 ),
@@ -93,6 +90,6 @@ class VARAccelerator(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, method, **settings) -> io.NodeOutput:
-        options = METHODS[method].options if method in METHODS else ()
+        options = method_of(method).options
         own = {option.name: settings.get(_name(method, option), option.default) for option in options}
         return io.NodeOutput(model.with_policy(accelerator(method, **own)))

@@ -66,6 +66,7 @@ class VARCompare(io.ComfyNode):
         message |= {
             "seconds": seconds,
             "pruning": [None if trace is None else trace.pruning for trace in (trace_a, trace_b)],
+            "predicted": predicted_speedup(trace_a, trace_b),
             "a": temporary(a[..., :3], cls),
             "b": temporary(b[..., :3], cls),
             "difference": shown,
@@ -73,6 +74,16 @@ class VARCompare(io.ComfyNode):
         return io.NodeOutput(
             heat, in_words(numbers, trace_a, trace_b), ui={"images": shown, "stepvar_compare": [message]}
         )
+
+
+def predicted_speedup(trace_a: Trace | None, trace_b: Trace | None) -> float | None:
+    """How much faster b should be by the work both did; None where that is not known, or they are no runs of one model
+    and size."""
+    if trace_a is None or trace_b is None:
+        return None
+    a, b = ((t.family, t.batch, [s.size for s in t.scales], t.settings.get("dense_flops")) for t in (trace_a, trace_b))
+    works = [t.settings.get("flops") for t in (trace_a, trace_b)]
+    return round(works[0] / works[1], 4) if a == b and all(works) else None
 
 
 def in_words(numbers: dict[str, list[float]], trace_a: Trace | None, trace_b: Trace | None) -> str:
@@ -91,5 +102,6 @@ def in_words(numbers: dict[str, list[float]], trace_a: Trace | None, trace_b: Tr
         lines.append(
             f"Time: a ({trace_a.pruning}) {trace_a.seconds:.3f} s, b ({trace_b.pruning}) {trace_b.seconds:.3f} s; "
             f"b is {trace_a.seconds / max(trace_b.seconds, 1e-9):.2f}x as fast"
+            + ("" if (predicted := predicted_speedup(trace_a, trace_b)) is None else f", predicted {predicted:.2f}x")
         )
     return "\n".join(lines)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
+from ..stepvar_core.planning.cost import Estimate
 from ..stepvar_core.trace import Trace, pack_mask, pack_score, pictures_within, score_maps
 from ..stepvar_core.viewing.overlay import LAYERS, draw, layer_map, pick_scale, to_pixels
 from ..stepvar_core.viewing.report import draw_report
@@ -27,6 +29,14 @@ def trace_message(trace: Trace, pictures: list[dict] | None = None) -> dict:
         if scored and (maps := score_maps(scale)):
             summary["scores"] = {name: packed(score[:scored]) for name, score in maps.items()}
     return message | {"scored": scored, "pictures": pictures or []}
+
+
+def with_work(trace: Trace, cost: Estimate) -> Trace:
+    """The trace with the work its run took, where the run kept what the estimate says: not one that was continued,
+    stopped early or judged while it ran."""
+    if [(s.tokens, s.tokens_run) for s in trace.scales] != [(s.tokens, s.kept) for s in cost.scales]:
+        return trace
+    return replace(trace, settings=trace.settings | {"flops": cost.flops, "dense_flops": cost.dense_flops})
 
 
 def packed(score_BTHW) -> dict:

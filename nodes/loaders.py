@@ -7,7 +7,7 @@ from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.labels import class_names, parse_labels
 from .handles import ModelHandle
 from .host import io, loading
-from .host.text import flan_t5
+from .host.text import encoders
 from .latents import pack_labels
 from .schema import VARModel, schema
 
@@ -73,7 +73,7 @@ class VARModelLoader(io.ComfyNode):
 class VARTextEncoderLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        names = flan_t5.names()
+        names = encoders.names()
         return schema(
             node_id="VARTextEncoderLoader",
             display_name="Load VAR Text Encoder",
@@ -93,7 +93,7 @@ class VARTextEncoderLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "type",
-                    options=flan_t5.TYPES,
+                    options=encoders.TYPES,
                     default="auto",
                     tooltip="Which model it encodes for. Infinity: auto or "
                     "flan-t5-xl; HART: auto or hart-qwen2. The others are for model families still to come. Changes "
@@ -101,8 +101,8 @@ class VARTextEncoderLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "encoder_name_2",
-                    options=[flan_t5.NONE, *names],
-                    default=flan_t5.NONE,
+                    options=[encoders.NONE, *names],
+                    default=encoders.NONE,
                     tooltip="For models that read two encoders. Infinity and HART read one: leave on none.",
                 ),
             ],
@@ -117,8 +117,8 @@ class VARTextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder_name, type="auto", encoder_name_2=flan_t5.NONE) -> io.NodeOutput:
-        return io.NodeOutput(flan_t5.load(encoder_name, type, encoder_name_2))
+    def execute(cls, encoder_name, type="auto", encoder_name_2=encoders.NONE) -> io.NodeOutput:
+        return io.NodeOutput(encoders.load(encoder_name, type, encoder_name_2))
 
 
 class VARClassLabel(io.ComfyNode):

@@ -7,7 +7,7 @@ from ..stepvar_core.methods.presets import apply_preset
 from ..stepvar_core.planning.goals import Auto
 from ..stepvar_core.sampler import finish, scale_steps, watched
 from .host import io, running
-from .inspect import temporary, trace_message
+from .inspect import temporary, trace_message, with_work
 from .latents import check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
@@ -175,6 +175,7 @@ class VARSampler(io.ComfyNode):
         progress = running.Progress(model, cls.hidden, job)
         result = finish(job, watched(scale_steps(job), progress))
         auto.learn(timed_as, result.trace)
+        trace = with_work(result.trace, auto.cost(policy))
         packed = pack_latent(result.codes, result.schedule, given.rows, running.to_host(result.latent))
         seen = [] if progress.last is None else temporary(progress.last, cls)
-        return io.NodeOutput(packed, result.trace, ui={"stepvar": [trace_message(result.trace, seen)]})
+        return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})

@@ -17,9 +17,9 @@ from .errors import (
     StepVARError,
 )
 from .families.registry import load_model, load_vae
+from .methods import accelerator
 from .methods.policy import NoPruning
 from .methods.stepvar import StepVAR
-from .methods.table import accelerator
 from .planning.cost import Estimate, estimate
 from .sampler import Result, ScaleStep
 from .schedule import Pass, Scale, ScaleSchedule

@@ -27,6 +27,12 @@ const ATTACHMENTS = {
   VARCompare: [attachCompare],
 };
 
+/** How wide a new node is, in the editor's units, where the host's own width leaves no room to read: names, bars, pictures. */
+const FIRST_WIDTHS = { VARModelLoader: 320, VARTextEncoderLoader: 320, StepVARPruning: 340, VARAccelerator: 320, VARSampler: 340, StepVARMaskOverlay: 340,
+  StepVARReport: 440, VARCompare: 380 };
+/** How high, where the host has no picture to measure yet. */
+const FIRST_HEIGHTS = { StepVARReport: 380, VARCompare: 460 };
+
 app.registerExtension({
   name: "stepvar.nodes",
   nodeCreated(node) {
@@ -38,6 +44,8 @@ app.registerExtension({
         console.error(`StepVAR: ${attach.name} could not start on ${node.comfyClass}; the node works without it.`, error);
       }
     }
+    const [width, height] = [FIRST_WIDTHS[node.comfyClass], FIRST_HEIGHTS[node.comfyClass] ?? 0];
+    if (width) node.setSize?.([Math.max(width, node.size[0]), Math.max(height, node.computeSize?.()[1] ?? 0, node.size[1])]); // a saved size comes later
   },
   afterConfigureGraph() {
     graph.dispatchEvent(new Event("loaded"));

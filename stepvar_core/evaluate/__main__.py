@@ -33,9 +33,9 @@ from PIL import Image
 
 from ..errors import OptionError, StepVARError
 from ..families.registry import family_of, load_model
+from ..methods import METHODS, accelerator
 from ..methods.presets import PRESETS
 from ..methods.stepvar import StepVAR
-from ..methods.table import METHODS, accelerator
 from .drawing import Plan
 from .prompts import LAYOUTS, guess_layout, read_prompts
 from .running import encode_all, pack_npz, run, summary
@@ -118,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
         help="other StepVAR settings, for example fill=zero selector=update; or options of --method, for example "
         "skip_scales=0",
     )
-    p.add_argument("--method", default="", choices=["", *METHODS], help="a rival method instead of StepVAR")
+    p.add_argument(
+        "--method", default="", choices=["", *(m.id for m in METHODS)], help="a rival method instead of StepVAR"
+    )
     p.add_argument("--features", default="", help=".safetensors of text features by prompt id")
     p.add_argument("--text-encoder", default="", help="folder of FLAN-T5 XL, read with transformers")
     p.add_argument("--encode-only", metavar="FILE", help="write the features of all prompts and stop")

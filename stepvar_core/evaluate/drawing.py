@@ -17,9 +17,9 @@ from ..door import sample
 from ..errors import ConditionMismatch
 from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
+from ..methods import accelerator
 from ..methods.presets import apply_preset
 from ..methods.stepvar import StepVAR
-from ..methods.table import accelerator
 from .prompts import LAYOUTS, Prompt
 from .text import TextEncoder, stored_features
 
@@ -44,7 +44,7 @@ class Plan:
     size: str | None = None
     features: str = ""
     text_encoder: str = ""
-    method: str = ""  # of pruning.accelerators, whose options `pruning` then holds
+    method: str = ""  # an id of METHODS, whose options `pruning` then holds
 
     @property
     def images(self) -> Path:

@@ -127,7 +127,12 @@ def rows_per_pass(plans: Sequence[PassPlan], weights: Sequence[float], batch: in
 
 
 class Policy:
-    """Settings of a method; this one is the null object: every token of every scale runs."""
+    """Settings of a method; this one is the null object: every token of every scale runs.
+
+    calibrates: whether the time of its passes tells what StepVAR's will take.
+    """
+
+    calibrates = False
 
     def resolve(self, model, schedule: ScaleSchedule) -> Policy:
         """The policy that runs on `model` over `schedule`, where names and goals have become numbers."""
@@ -154,6 +159,18 @@ class Policy:
 @dataclass(frozen=True)
 class NoPruning(Policy):
     """Every token of every scale."""
+
+    calibrates = True
+
+
+class Unsettled(Policy):
+    """A name or a goal; what `resolve` answers is what runs."""
+
+    def resolve(self, model, schedule: ScaleSchedule) -> Policy:
+        raise NotImplementedError
+
+    def plan(self, about: About) -> list[PassPlan]:
+        raise StepVARError(f"{self.describe()} is not settled for a model yet.", "Ask the policy that resolve() gives.")
 
 
 class PolicyRun:

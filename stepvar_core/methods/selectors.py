@@ -101,8 +101,7 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
 class ScoreContext:
     """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream.
 
-    update() -> (B, L), see `update`, or None where no pass ran before; turn() the same for `turn`, None before two
-    passes ran.
+    f_hats: before and after the last pass that ran, None where there was none.
     """
 
     scale: Scale
@@ -112,8 +111,17 @@ class ScoreContext:
     normalise: str = "minmax"
     iterations: int = 5
     kernel: int = 3
-    update: Callable[[], Tensor | None] = lambda: None
-    turn: Callable[[], Tensor | None] = lambda: None
+    f_hats: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    def update(self) -> Tensor | None:
+        """(B, L): energy the last pass added to f_hat at each place, None where no pass ran."""
+        before, after = self.f_hats
+        return None if after is None else update_energy(after if before is None else after - before, self.scale)
+
+    def turn(self) -> Tensor | None:
+        """(B, L): how far the last pass turned f_hat at each place, None before two passes ran."""
+        before, after = self.f_hats
+        return None if before is None else update_turn(before, after, self.scale)
 
 
 def stepvar(x_BLC: Tensor, context: ScoreContext) -> Scores:

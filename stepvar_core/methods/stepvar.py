@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,9 @@ from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
 from .fills import FILLS
 from .kept import AroundSublayers, Earlier, RecordingStream, RecordingSublayers, SparseStream
+from .method import Option
 from .policy import HALVES, About, PassPlan, Policy, PolicyRun
-from .selectors import NORMALISERS, SELECTORS, ScoreContext, update_energy, update_turn
+from .selectors import NORMALISERS, SELECTORS, ScoreContext, Scores
 
 SCOPES = ("scale", "sublayer")
 PROTECT_MODES = ("add", "keep")
@@ -26,20 +27,39 @@ PROTECTED_SHARE = 0.25  # a cell is protected when at least this much of it is p
 START_SEED = 20260303  # the power iteration's private stream: the sampling streams must not notice it
 
 
+RATIO = Option("ratio", 0.5, 0.0, "Share of a scale's tokens left out. Higher is faster and loses fine detail.")
+
+# name, good value, neutral value, what it does, range: the important ones first, then those to tinker with
+OPTIONS = (
+    Option("fill", "nearest", None, "What goes where tokens were left out.", choices=tuple(FILLS)),
+    Option("selector", "stepvar", None, "What ranks tokens: StepVAR's score, or another.", choices=tuple(SELECTORS)),
+    Option("structure_weight", 0.5, None, "1 keeps shapes and layout, 0 fine detail. The time is the same."),
+    Option("guidance_late", "both", "both", "Half that runs late; one half takes half the time.", choices=HALVES),
+    Option("guidance_late_scales", 0, 0, "How many of the last scales guidance_late is about.", high=1000),
+    # to tinker with
+    Option("first_layer", None, None, "Block whose input is judged. Later judges better, saves less.", high=1000),
+    Option("scope", "scale", None, "Choose once a scale, or around each sub-layer: closer, slower.", choices=SCOPES),
+    Option("coverage", 0, 0, "n keeps a token in every n x n cell. Small n keep more, and take more time.", high=64),
+    Option("protect_mode", "add", None, "Painted places are preferred, or always run.", choices=PROTECT_MODES),
+    Option("normalise", "minmax", None, "How structure and texture are made comparable.", choices=tuple(NORMALISERS)),
+    Option("iterations", 5, None, "Steps of the power iteration. More is steadier.", low=1, high=100),
+    Option("kernel", 3, None, "Odd edge of the mean that texture stands out from. Larger is coarser.", low=1, high=31),
+    # with scope "sublayer" only
+    Option("last_layer", None, None, "Last block that leaves tokens out. Lower is closer, and slower.", high=1000),
+    Option("cfg_mask", "shared", None, "Whether the guidance halves choose together.", choices=CFG_MASKS),
+)
+
+
 @dataclass(frozen=True, eq=False)
 class StepVAR(Policy):
     """StepVAR (arXiv 2603.01757): run the last scales on the tokens that matter, fill the rest.
 
     ratios: pruned fraction per scale, counted from the end: ratios[0] is the last scale's. 0 keeps all, 1 skips the
-    scale.
-    selector: one of SELECTORS. structure_weight: share of structure against texture. normalise: one of NORMALISERS.
-    iterations: of the power iteration. kernel: edge of the high-pass mean, odd. first_layer: block whose input is
-    scored, None = the family's. scope: "scale" or "sublayer". fill: one of FILLS. coverage: n keeps at least one token
-    per n x n cell. protect: mask (B or 1, H, W), 1 = protect; protect_mode "add" raises the score, "keep" forces it.
-    guidance_late: which guidance half runs in the last guidance_late_scales scales. With scope "sublayer" only:
-    last_layer, the last block that leaves tokens out, None = the end; cfg_mask "separate", each guidance half chooses
-    its own. Raises OptionError for anything out of range.
+    scale. protect: mask (B or 1, H, W), 1 = protect. All others: OPTIONS, with range, good value and effect; a layer of
+    None is the family's first and the end. Raises OptionError for anything out of range.
     """
+
+    calibrates = True
 
     ratios: tuple[float, ...]
     selector: str = "stepvar"
@@ -60,30 +80,10 @@ class StepVAR(Policy):
 
     def __post_init__(self):
         object.__setattr__(self, "ratios", _ratios(self.ratios))
-        object.__setattr__(self, "structure_weight", _number("structure_weight", self.structure_weight, 0, 1))
-        for name, choices in (
-            ("selector", SELECTORS),
-            ("normalise", NORMALISERS),
-            ("scope", SCOPES),
-            ("fill", FILLS),
-            ("protect_mode", PROTECT_MODES),
-            ("cfg_mask", CFG_MASKS),
-            ("guidance_late", HALVES),
-        ):
-            if getattr(self, name) not in tuple(choices):
-                raise OptionError(f"{name} is {getattr(self, name)!r}.", f"Choose one of {', '.join(choices)}.")
-        for name, low, high in (
-            ("iterations", 1, 100),
-            ("kernel", 1, 31),
-            ("coverage", 0, 64),
-            ("guidance_late_scales", 0, 1000),
-        ):
-            _whole(name, getattr(self, name), low, high)
+        for option in OPTIONS:
+            object.__setattr__(self, option.name, option.checked(getattr(self, option.name)))
         if self.kernel % 2 == 0:
             raise OptionError(f"kernel is {self.kernel}.", "Use an odd number: the mean is centred on its token.")
-        for name in ("first_layer", "last_layer"):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 0, 1000)
         for name, usual in (("last_layer", None), ("cfg_mask", "shared")):
             if self.scope == "scale" and getattr(self, name) != usual:
                 raise OptionError(
@@ -273,41 +273,67 @@ class StepVARRun(PolicyRun):
             step,
             batch=self.about.batch,
             rows=rows,
-            score=lambda x_BLC: self._score(x_BLC, step),
+            score=partial(self.score, step=step),
             fill=FILLS[policy.fill],
             earlier=self.earlier,
             is_separate=policy.cfg_mask == "separate",
         )
 
-    def _score(self, x_BLC: Tensor, step: Pass):
-        policy = self.policy
-        context = ScoreContext(
-            step.scale,
-            self.start_C,
-            lambda name, shape: self.about.noise(name, step.index, shape),
-            policy.structure_weight,
-            policy.normalise,
-            policy.iterations,
-            policy.kernel,
-            lambda: self._update(step.scale),
-            lambda: self._turn(step.scale),
-        )
-        scores = SELECTORS[policy.selector](x_BLC, context)
-        hard, soft = self.masks[step.index]
-        if soft is not None:
-            scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + soft)
-        ranking = scores.importance if hard is None else scores.importance.masked_fill(hard, torch.inf)
-        if policy.coverage:
-            ranking = ranking.masked_fill(_best_of_cells(ranking, step.scale, policy.coverage), torch.inf)
+    def score(self, x_BLC: Tensor, step: Pass) -> Scores:
+        """Importance of every token of one guidance half, with what must stay ranked above everything."""
+        scores = SELECTORS[self.policy.selector](x_BLC, self.context(step))
+        must_stay_BN, bonus_BN = self.masks[step.index]
+        if bonus_BN is not None:
+            scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + bonus_BN)
+        ranking = scores.importance
+        if must_stay_BN is not None:
+            ranking = ranking.masked_fill(must_stay_BN, torch.inf)
+        if self.policy.coverage:
+            ranking = ranking.masked_fill(_best_of_cells(ranking, step.scale, self.policy.coverage), torch.inf)
         return replace(scores, ranking=ranking)
 
-    def _update(self, scale: Scale) -> Tensor | None:
-        before, after = self.f_hats
-        return None if after is None else update_energy(after if before is None else after - before, scale)
+    def context(self, step: Pass) -> ScoreContext:
+        return ScoreContext(
+            scale=step.scale,
+            start_C=self.start_C,
+            noise=lambda name, shape: self.about.noise(name, step.index, shape),
+            structure_weight=self.policy.structure_weight,
+            normalise=self.policy.normalise,
+            iterations=self.policy.iterations,
+            kernel=self.policy.kernel,
+            f_hats=self.f_hats,
+        )
 
-    def _turn(self, scale: Scale) -> Tensor | None:
-        before, after = self.f_hats
-        return None if before is None else update_turn(before, after, scale)
+
+@dataclass(frozen=True, eq=False)
+class Rival(StepVAR):
+    """StepVAR's machinery with another method's settings, under that method's name."""
+
+    calibrates = False
+
+    title: str = field(default="", kw_only=True)
+
+    @classmethod
+    def over(
+        cls,
+        schedule: ScaleSchedule,
+        *,
+        title: str,
+        ratios: tuple[float, ...] = (),
+        guidance_late_scales: int = 0,
+        **settings,
+    ) -> Rival:
+        """For one schedule, whose first scale always runs whole: nothing precedes it."""
+        most = len(schedule) - 1
+        late = min(guidance_late_scales, most)
+        return cls(ratios[:most], guidance_late_scales=late, title=title, **settings)
+
+    def describe(self) -> str:
+        ratios = self.ratios[: max((i + 1 for i, r in enumerate(self.ratios) if r), default=0)]
+        parts = ["/".join(f"{r:.4g}" for r in ratios)] if ratios else []
+        if self.guidance_late_scales and self.guidance_late != "both":
+            parts.append(f"{self.guidance_late} in the last {self.guidance_late_scales}")
+        return " ".join([self.title, ", ".join(parts) or "off"])
 
 
 def _cells(values_BN: Tensor, scale: Scale, n: int) -> Tensor:
@@ -330,15 +356,4 @@ def _best_of_cells(importance_BN: Tensor, scale: Scale, n: int) -> Tensor:
 def _ratios(values) -> tuple[float, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise OptionError(f"ratios is {values!r}.", "Give a list of pruned fractions, the last scale's first.")
-    return tuple(_number("ratio", r, 0, 1) for r in values)
-
-
-def _number(name: str, value, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN fails too
-        raise OptionError(f"{name} is {value!r}.", f"Use a number from {low:g} to {high:g}.")
-    return float(value)
-
-
-def _whole(name: str, value, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
-        raise OptionError(f"{name} is {value!r}.", f"Use a whole number from {low} to {high}.")
+    return tuple(RATIO.checked(r) for r in values)

@@ -29,7 +29,6 @@ from torch import Tensor
 from ..errors import OptionError
 from ..methods.policy import About, PolicyRun
 from ..methods.stepvar import StepVAR
-from ..methods.table import Accelerator
 from ..schedule import ScaleSchedule
 from ..tokens import DenseTokens
 from ..trace import Trace
@@ -405,5 +404,5 @@ class Auto:
 
     def learn(self, key: tuple, trace: Trace) -> None:
         # with a quality the run itself planned its ratios; another method's passes cost what StepVAR's do not
-        if self.goal != QUALITY and not isinstance(self.policy, Accelerator):
+        if self.goal != QUALITY and self.policy.resolve(self.model, self.schedule).calibrates:
             self.timings.add(key, self.cost(), trace)

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import stepvar_core as sv
 from stepvar_core.codecs.quantizer import Quantizer
+from stepvar_core.methods import METHODS
 from stepvar_core.methods.fills import FILLS, nearest_kept
 from stepvar_core.methods.kept import SparseStream
 from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, preset_ratios
 from stepvar_core.methods.selectors import NORMALISERS, SELECTORS, Scores, high_pass_score, update_energy
 from stepvar_core.methods.stepvar import StepVARRun
-from stepvar_core.methods.table import METHODS
 
 LAST_TWO = (0.25, 0.5, 0.75, 0.9)
 FAINTEST = 1e-3  # a copy that faded below this adds nothing
@@ -161,7 +161,7 @@ def experiments(layers: int, skips: int, schedule: sv.ScaleSchedule, full_scales
         )
         for name in PRESETS
     ]
-    rivals = [Setting(method.title, method=name) for name, method in METHODS.items()]
+    rivals = [Setting(method.title, method=method.id) for method in METHODS]
     rivals += [
         Setting("FasterVAR, conditional half", {"half": "conditional"}, method="fastervar"),
         Setting(
@@ -307,8 +307,8 @@ class BenchRun(StepVARRun):
         if step.tokens_run:
             self.policy.state.seen.append(step.f_hat)
 
-    def _score(self, x_BLC, step):
-        scores, seen, peek = super()._score(x_BLC, step), self.policy.state.seen, self.policy.setting.peek
+    def score(self, x_BLC, step):
+        scores, seen, peek = super().score(x_BLC, step), self.policy.state.seen, self.policy.setting.peek
         if peek == "oracle":
             return Scores(self.policy.state.energy[step.index].to(x_BLC.device))
         if peek == "update_two":

@@ -1,6 +1,7 @@
 """Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain
 re-implementation."""
 
+import functools
 import gc
 import itertools
 import math
@@ -17,13 +18,15 @@ from test_cost import FlopCounter
 from tiny_models import SCHEDULE, prompts, tiny_infinity, tiny_pair
 
 import stepvar_core as sv
+from stepvar_core import methods
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import TEMPLATES
 from stepvar_core.methods.kept import AroundSublayers, Earlier
+from stepvar_core.methods.method import PUBLISHED, Accelerator
 from stepvar_core.methods.policy import About
-from stepvar_core.methods.stepvar import StepVARRun
-from stepvar_core.methods.table import METHODS, PUBLISHED, Accelerator, Rival
+from stepvar_core.methods.stepvar import Rival, StepVARRun
 
+METHODS = {method.id: method for method in methods.METHODS}
 # 13 scales, as many as Infinity's 1M has, so that what is skipped there is skipped here; no square but the first
 FULL = sv.ScaleSchedule(
     [
@@ -85,6 +88,7 @@ def same(one: sv.Result, other: sv.Result) -> bool:
     )
 
 
+@functools.cache
 def full_size() -> Infinity:
     with torch.device("meta"):
         return Infinity(InfinityConfig())

@@ -14,13 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
+from stepvar_core import methods
 from stepvar_core.codes import Given
 from stepvar_core.door import prepare
 from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
-from stepvar_core.methods.table import METHODS
 from stepvar_core.sampler import scale_steps
+
+METHODS = {method.id: method for method in methods.METHODS}
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 4)])
 META = torch.device("meta")

@@ -22,6 +22,7 @@ from stepvar_core.methods.selectors import (
     keep_top,
     structure_score,
 )
+from stepvar_core.methods.stepvar import OPTIONS
 
 few = settings(max_examples=30)
 edges, ratios, seeds = integers(1, 9), floats(0.01, 0.999), integers(0, 2**20)
@@ -500,3 +501,10 @@ def test_asking_for_the_tokens_of_a_pass_changes_nothing():
         for step in schedule.passes:
             run.tokens((step,), slice(0, 1))
         assert run.earlier.changes == before and run.earlier.scale == schedule.scales[1]
+
+
+def test_every_setting_of_stepvar_is_an_option_and_has_its_default():
+    settings = vars(sv.StepVAR(()))
+    assert {option.name for option in OPTIONS} | {"ratios", "protect"} == set(settings)
+    for option in OPTIONS:
+        assert settings[option.name] == option.default == option.checked(option.default)

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { decibels, moveDivider, nth, speedUp, tagOf } from "../../web/lib/compare.js";
+import { decibels, isContradicted, moveDivider, nth, panned, pictureMeant, speedUp, tagOf, WHOLE, zoomed } from "../../web/lib/compare.js";
 
 test("the speed-up says which one is faster, and nothing without both times", () => {
   assert.deepEqual(speedUp([2, 1.25]), { key: "compare.faster", times: "1.60" });
@@ -27,4 +27,25 @@ test("equal pictures are said to be, and one picture stands for all", () => {
 test("a picture is tagged with its method where a trace names one", () => {
   assert.equal(tagOf("B", "FastVAR 0.75/0.5"), "B · FastVAR");
   assert.deepEqual([tagOf("A", "off"), tagOf("A", null), tagOf("A")], ["A", "A", "A"]);
+});
+
+test("a menu is about the picture that is seen, or more of it", () => {
+  assert.deepEqual([["wipe", 0.5], ["wipe", 1], ["wipe", 0.1], ["a", 0.1], ["b", 0.9], ["difference", 0.5]].map((args) => pictureMeant(...args)),
+    ["a", "a", "b", "a", "b", "difference"]);
+});
+
+test("one timing that the work done contradicts is called so", () => {
+  assert.deepEqual([[[3, 2], 1.6], [[2, 2.5], 1.6], [[9, 2], 1.6], [[2, 2.5], null], [[null, 2], 1.6]].map((args) => isContradicted(...args)),
+    [false, true, true, false, false]);
+});
+
+test("zooming keeps what is under the pointer, and no edge comes into view", () => {
+  const near = zoomed(WHOLE, 4, 0.75, 0.5);
+  assert.equal(near.zoom, 4);
+  const seen = (focus, px) => focus.x + (px - 0.5) / focus.zoom; // the picture's place under a point of the view
+  assert.ok(Math.abs(seen(near, 0.75) - seen(WHOLE, 0.75)) < 1e-9);
+  assert.deepEqual(zoomed(near, 0.01), WHOLE);
+  assert.equal(zoomed(WHOLE, 1000).zoom, 16);
+  assert.deepEqual(panned(near, 10, -10), { zoom: 4, x: 0.125, y: 0.875 });
+  assert.deepEqual(panned(WHOLE, 0.3, 0.3), WHOLE);
 });

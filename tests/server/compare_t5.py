@@ -25,7 +25,7 @@ spec = importlib.util.spec_from_file_location("stepvar_pack", f"{pack}/__init__.
 module = sys.modules["stepvar_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 from stepvar_pack.nodes import latents  # noqa: E402
-from stepvar_pack.nodes.host.text import flan_t5 as text_encoders  # noqa: E402
+from stepvar_pack.nodes.host.text import encoders as text_encoders  # noqa: E402
 from stepvar_pack.stepvar_core.errors import ConditionMismatch  # noqa: E402
 from stepvar_pack.stepvar_core.families.infinity.model import Infinity, InfinityConfig  # noqa: E402
 

@@ -10,8 +10,10 @@ from graphs import Pipeline
 
 import launch
 import stepvar_core as sv
+from stepvar_core import methods
 from stepvar_core.demo import MODEL_FILE
-from stepvar_core.methods.table import METHODS
+
+METHODS = {method.id: method for method in methods.METHODS}
 
 pytestmark = pytest.mark.server
 

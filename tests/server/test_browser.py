@@ -15,6 +15,17 @@ GROWN = """
 const saved = new Map(app.extensionManager.workflow.activeWorkflow.changeTracker.activeState.nodes.map((n) => [n.id, Array.from(n.size)]));
 return app.rootGraph.serialize().nodes.map((n) => [n.type, saved.get(n.id), Array.from(n.size)]).filter(([, was, is]) => was + "" !== is + "");
 """
+# the sizes of nodes as the search adds them
+NEW = """
+app.rootGraph.clear();
+for (const [i, type] of ["VARSampler", "StepVARMaskOverlay", "VARCompare", "StepVARReport", "StepVARPruning"].entries()) {
+  const node = LiteGraph.createNode(type);
+  node.pos = [500 * i, 0];
+  app.rootGraph.add(node);
+}
+await new Promise((done) => setTimeout(done, 800));
+return Object.fromEntries(app.rootGraph.nodes.map((n) => [n.type, Array.from(n.size)]));
+"""
 
 
 @pytest.fixture(scope="module", params=RENDERERS)
@@ -32,7 +43,8 @@ def opened(request, frontend):
             "queue": True,
             "evaluate": f"const grown = (() => {{ {GROWN} }})(); return "
             f"{{ shown: Object.keys(app.nodeOutputs).length, grown }};",
-        }
+        },
+        {"name": "New nodes", "evaluate": NEW},
     ]
     return {result["name"]: result for result in frontend.drive(request.param, jobs)}
 
@@ -74,6 +86,13 @@ def test_the_demo_runs_from_the_editor(opened):
     assert result["value"]["shown"] > 0, "no node shows an output"
     assert result["value"]["grown"] == [], "pictures have room"
     assert result["packErrors"] == []
+
+
+def test_new_nodes_are_wide_enough_to_read(opened):
+    sizes = opened["New nodes"]["value"]
+    assert sizes["VARSampler"][0] >= 320 and sizes["StepVARMaskOverlay"][0] >= 320 and sizes["StepVARPruning"][0] >= 320
+    assert sizes["VARCompare"][0] >= 360 and sizes["StepVARReport"][0] >= 420
+    assert sizes["VARCompare"][1] >= 400 and sizes["StepVARReport"][1] >= 300, "pictures have room"
 
 
 SETTINGS = {"model_name", "label", "preset", "ratio_1", "ratio_2", "seed", "cfg", "top_k", "aspect_ratio", "batch_size"}

@@ -21,6 +21,21 @@ pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 RENDERERS = ["classic", "vue"]
 SAMPLER, OVERLAY, SCALES = 6, 12, 10  # nodes of StepVAR_overlay_and_report
+COMPARED = [
+    "outputs",
+    "first",
+    "followed",
+    "menu",
+    "dragged",
+    "stepped",
+    "end",
+    "a",
+    "b",
+    "zoomed",
+    "panned",
+    "whole",
+    "difference",
+]
 COMPARE, WORDS = 10, 12  # nodes of VAR_compare_dense_and_pruned
 
 # what the steps below call in the page
@@ -312,7 +327,11 @@ def seen(request, frontend):
     look = f"""const part = __tools.part(__tools.node({COMPARE})), text = (css) => part.querySelector(css)?.textContent;
         return {{ ...part.dataset, figures: [...part.querySelectorAll(".stepvar-figures b")].map((b) => b.textContent), verdict: text(".stepvar-verdict"),
           clip: part.querySelector(".stepvar-b").style.clipPath, heat: !part.querySelector(".stepvar-difference").hidden,
-          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow") }};"""
+          divider: part.querySelector("[role=slider]").getAttribute("aria-valuenow"), menu: __tools.node({COMPARE}).imgs.map((i) => i.src),
+          shown: ["a", "b", "difference"].filter((name) => !part.querySelector(`.stepvar-${{name}}`).hidden), legend: part.querySelector(".stepvar-legend").innerText,
+          width: part.querySelector(".stepvar-pair").getBoundingClientRect().width, left: part.querySelector(".stepvar-pair").getBoundingClientRect().left }};"""
+    stage = "#compare .stepvar-stage"
+    away = {"hover": ["#compare .stepvar-figures", 0.5, 0.5]}
     compare = [
         do(TOOLS),
         do(f"__tools.mark({COMPARE}, 'compare')"),
@@ -322,6 +341,14 @@ def seen(request, frontend):
         {"shoot": "wipe", "of": "#compare"},
         do(f"return [__tools.output({COMPARE}), __tools.output({WORDS})]"),
         do(look),
+        {"hover": ["#compare .stepvar-pair", 0.2, 0.5]},
+        do(look),
+        {"click": ["#compare .stepvar-pair", 0.2, 0.5], "button": "right"},
+        {"wait": 400},
+        {"shoot": "menu"},
+        do("return { offers: document.body.innerText.includes('Save Image') };"),
+        {"press": "Escape"},
+        {"click": ["body", 0.5, 0.97]},
         {"drag": ["#compare .stepvar-pair", 0.5, 0.5], "to": ["#compare .stepvar-pair", 0.8, 0.4]},
         do(look),
         {"focus": "#compare [role=slider]"},
@@ -329,8 +356,26 @@ def seen(request, frontend):
         do(look),
         {"press": "End"},
         do(look),
+        {"click": stage},
+        do(look),
+        {"click": stage},
+        do(look),
+        {"shoot": "alone", "of": "#compare"},
+        # the wheel is the picture's after a click on it: the spot under the pointer stays, a drag moves the picture
+        do(
+            f"""const stage = document.querySelector("{stage}"), box = stage.getBoundingClientRect();
+        stage.dispatchEvent(new WheelEvent("wheel", {{ deltaY: -400, clientX: box.x + box.width * 0.5, clientY: box.y + box.height * 0.5, bubbles: true, cancelable: true }}));"""
+        ),
+        do(look),
+        {"shoot": "zoomed", "of": "#compare"},
+        {"drag": [stage, 0.5, 0.5], "to": [stage, 0.6, 0.5]},
+        do(look),
+        {"press": "0"},
+        away,
+        do(look),
         {"click": "#compare .stepvar-thumb:nth-child(2)"},
         {"click": "#compare [data-value=difference]"},
+        away,
         {"wait": 300},
         do(look),
         {"shoot": "difference", "of": "#compare"},
@@ -344,7 +389,7 @@ def seen(request, frontend):
     given = {name: overlay["steps"][place] for name, place in named.items()}
     given["stopped"] = next(v for v in reversed(broken_off["steps"]) if v)
     values = [v for v in compared["steps"] if v]
-    given["compare"] = dict(zip(("outputs", "first", "dragged", "stepped", "end", "difference"), values))
+    given["compare"] = dict(zip(COMPARED, values, strict=True))
     return given
 
 
@@ -529,8 +574,12 @@ def test_the_comparison_shows_the_nodes_numbers(seen):
             f"{numbers['edges'][i]:.4f}" in text
         )
     ratio = numbers["seconds"][0] / numbers["seconds"][1]
-    assert f"b is {ratio:.2f}x as fast" in text
-    assert first["verdict"] in (f"B is {ratio:.2f}× as fast", f"B takes {1 / ratio:.2f}× as long", "same time")
+    assert f"b is {ratio:.2f}x as fast, predicted 1.60x" in text
+    measured, predicted, *busy = first["verdict"].split(" · ")
+    assert measured in (f"B is {ratio:.2f}× as fast", f"B takes {1 / ratio:.2f}× as long", "same time")
+    assert predicted == "predicted 1.60×"
+    off = ratio / numbers["predicted"]
+    assert busy == (["one run on a busy machine"] if off > 1.25 or off < 0.8 else [])
 
 
 def test_the_divider_is_dragged_and_moved_by_keys(seen):
@@ -542,6 +591,34 @@ def test_the_divider_is_dragged_and_moved_by_keys(seen):
     assert not end["heat"]
 
 
+def test_the_wipe_follows_the_pointer_and_a_click_shows_one_alone(seen):
+    compared = seen["compare"]
+    assert float(compared["followed"]["at"]) == pytest.approx(0.2, abs=0.01)
+    assert compared["a"]["shown"] == ["a"] and compared["b"]["shown"] == ["a", "b"] and compared["b"]["clip"] == ""
+    assert compared["whole"]["shown"] == ["a", "b"] and compared["whole"]["alone"] == "", "leaving it shows both again"
+
+
+def test_the_picture_is_zoomed_and_moved(seen):
+    first, zoomed, moved, whole = (seen["compare"][name] for name in ("b", "zoomed", "panned", "whole"))
+    zoom = zoomed["width"] / first["width"]
+    assert zoom == pytest.approx(2.718, rel=0.02) and float(zoomed["zoom"]) == pytest.approx(zoom, rel=0.02)
+    middle = first["left"] + first["width"] / 2
+    assert zoomed["left"] + zoomed["width"] / 2 == pytest.approx(middle, abs=3), "what is under the pointer stays"
+    assert moved["left"] - zoomed["left"] == pytest.approx(0.1 * first["width"], rel=0.15)
+    assert whole["width"] == first["width"] and whole["left"] == first["left"]
+
+
+def test_the_menu_acts_on_what_is_shown(seen):
+    compared = seen["compare"]
+    [numbers] = compared["outputs"][0]["stepvar_compare"]
+    assert compared["menu"]["offers"], "the node's menu opens over the pictures"
+    shown = [("followed", "b", 0), ("dragged", "a", 0), ("b", "b", 0), ("difference", "difference", 1)]
+    for name, picture, index in shown:
+        [url] = compared[name]["menu"]
+        assert f"filename={numbers[picture][index]['filename']}" in url, name
+
+
 def test_the_difference_replaces_the_pair(seen):
     shown = seen["compare"]["difference"]
     assert shown["mode"] == "difference" and shown["heat"] and shown["picture"] == "1"
+    assert shown["legend"].startswith("same")

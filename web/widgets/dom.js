@@ -69,7 +69,8 @@ export function hideStockPreview(node) {
 
 /** Pictures for the node's own menu: open, copy, save. @param {any} node @param {string[]} urls @param {number} index the one meant */
 export function offerImages(node, urls, index) {
-  node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
+  const offered = (node.imgs ?? []).map((/** @type {HTMLImageElement} */ img) => img.getAttribute("src"));
+  if (offered.join(" ") !== urls.join(" ")) node.imgs = urls.length ? urls.map((src) => el("img", { src })) : undefined;
   node.imageIndex = Math.min(index, Math.max(0, urls.length - 1));
 }
 

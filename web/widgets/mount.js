@@ -25,8 +25,8 @@ export function keepMounted(node, element) {
 }
 
 /**
- * Zooming by wheel and panning by middle button go on over an element that lies on the classic canvas, as over the core's
- * own text boxes; within a Nodes 2.0 node the editor does that itself.
+ * Zooming by wheel, panning by middle button and the node's own menu go on over an element that lies on the classic canvas;
+ * within a Nodes 2.0 node the editor does that itself. A text field keeps the browser's menu.
  * @param {HTMLElement} element @param {() => any} canvas the editor's canvas
  * @returns {() => void} undoes it
  */
@@ -37,9 +37,12 @@ export function passToCanvas(element, canvas) {
     event.preventDefault();
     canvas()?.processMouseWheel?.(event);
   })];
+  const isField = (/** @type {Event} */ event) => event.target instanceof HTMLInputElement && event.target.type !== "range";
   for (const [name, method] of [["pointerdown", "processMouseDown"], ["pointermove", "processMouseMove"], ["pointerup", "processMouseUp"]]) {
-    const isMiddle = (/** @type {PointerEvent} */ event) => (name === "pointermove" ? event.buttons === 4 : event.button === 1);
-    undo.push(on(element, name, (event) => isMiddle(event) && isOnCanvas() && canvas()?.[method]?.(event)));
+    const isCanvas = (/** @type {PointerEvent} */ event) => (name === "pointermove" ? event.buttons === 4
+      : event.button === 1 || (event.button === 2 && !isField(event)));
+    undo.push(on(element, name, (event) => isCanvas(event) && isOnCanvas() && canvas()?.[method]?.(event)));
   }
+  undo.push(on(element, "contextmenu", (event) => isOnCanvas() && !isField(event) && event.preventDefault()));
   return () => undo.forEach((off) => off());
 }

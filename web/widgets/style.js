@@ -50,7 +50,11 @@ export const STYLE = `
 .stepvar .stepvar-thumb[aria-pressed="true"] > img { border: 2px solid var(--sv-fg); border-radius: 4px; }
 .stepvar-frames { display: flex; align-items: center; gap: 8px; flex: none; height: 18px; color: var(--sv-dim); white-space: nowrap; }
 .stepvar .stepvar-frames > input { flex: 1 1 auto; }
-.stepvar-compare .stepvar-stage { cursor: ew-resize; touch-action: none; }
+.stepvar-compare .stepvar-stage { cursor: ew-resize; touch-action: none; outline-offset: -2px; }
+.stepvar .stepvar-zoom { position: absolute; right: var(--x, 6px); bottom: var(--y, 6px); padding: 0 6px; border-radius: 4px; line-height: 18px; color: #fff; background: rgb(16 20 32 / 0.7); }
+.stepvar-legend { position: absolute; left: 6px; right: 6px; bottom: var(--y, 6px); width: fit-content; margin: 0 auto; display: flex; align-items: center; gap: 6px; padding: 1px 8px;
+  border-radius: 4px; color: #fff; background: rgb(16 20 32 / 0.78); pointer-events: none; white-space: nowrap; }
+.stepvar-legend > div { width: 72px; height: 8px; border-radius: 2px; }
 .stepvar-compare[data-mode="difference"] .stepvar-stage { cursor: default; }
 .stepvar-pair { position: absolute; }
 .stepvar-pair > img { position: absolute; inset: 0; width: 100%; height: 100%; display: block; pointer-events: none; max-width: none; }
@@ -58,11 +62,11 @@ export const STYLE = `
 .stepvar-divider::before { content: ""; position: absolute; left: 9px; top: 0; bottom: 0; width: 2px; background: #fff; box-shadow: 0 0 3px rgb(0 0 0 / 0.6); }
 .stepvar-divider::after { content: ""; position: absolute; left: 1px; top: 50%; width: 18px; height: 18px; margin-top: -9px; border-radius: 50%;
   background: #fff; box-shadow: 0 0 4px rgb(0 0 0 / 0.5); clip-path: none; }
-.stepvar-tag { position: absolute; top: 6px; min-width: 18px; padding: 0 5px; border-radius: 4px; line-height: 18px; text-align: center; font-weight: 600;
+.stepvar-tag { position: absolute; top: var(--y, 6px); min-width: 18px; padding: 0 5px; border-radius: 4px; line-height: 18px; text-align: center; font-weight: 600;
   color: #fff; background: rgb(16 20 32 / 0.7); pointer-events: none; }
-.stepvar-tag-a { left: 6px; }
-.stepvar-tag-b { right: 6px; }
-.stepvar-verdict { flex: 0 0 auto; padding: 0 2px; font-weight: 600; white-space: nowrap; }
+.stepvar-tag-a { left: var(--x, 6px); }
+.stepvar-tag-b { right: var(--x, 6px); }
+.stepvar-verdict { flex: none; height: 16px; font-weight: 600; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .stepvar-figures { flex: none; display: grid; grid-template-columns: repeat(3, 1fr); height: 34px; }
 .stepvar-figures > div { display: flex; flex-direction: column; }
 .stepvar-figures b { font-size: 13px; line-height: 18px; font-weight: 600; white-space: nowrap; }

@@ -1,8 +1,8 @@
-"""Text encoders as stock CLIP objects: the stock CLIP Text Encode works with them, and the host manages their memory.
+"""FLAN-T5 XL, which Infinity reads, in the host's T5 class.
 
-The host's own loader takes FLAN-T5 XL for a T5 of the same sizes with another tokenizer and position biases in every
-layer, and would encode every prompt wrongly without a word; so the file is read here and put into the host's T5 class
-under the right configuration.
+The host's own loader takes it for a T5 of the same sizes with another tokenizer and position biases in every layer,
+and would encode every prompt wrongly without a word; so the file is read here and put into the host's class under the
+right configuration.
 """
 
 from __future__ import annotations
@@ -10,34 +10,24 @@ from __future__ import annotations
 import os
 import re
 from functools import partial
-from types import SimpleNamespace
 
-import comfy.model_management as management
 import comfy.sd
 import comfy.text_encoders.t5
-import folder_paths
-from comfy.sd1_clip import SD1ClipModel, SDClipModel
+from comfy.sd1_clip import SDClipModel
 from transformers import T5TokenizerFast
 
-from ....stepvar_core.checkpoints import Checkpoint, fill_module, read_checkpoint
+from ....stepvar_core.checkpoints import Checkpoint
 from ....stepvar_core.errors import CheckpointMismatch
-from ..loading import model_files, resolve
-from . import qwen2
+from .encoder import Encoder, File, clip_of, longest
 from .prompts import PromptTokenizer
 
-FOLDER = "text_encoders"
-NONE = "none"
-HART = "hart-qwen2"
-LATER = {"infinitystar": "InfinityStar", "switti-clip": "Switti"}
-TYPES = ["auto", "flan-t5-xl", "infinitystar", HART, "switti-clip"]
-MAX_TOKENS = 512  # Infinity was trained on prompts of up to so many, its end token included
+TYPE = "flan-t5-xl"
 BUCKETS = 32  # relative distances the host's T5 class tells apart
 KEY = "flan_t5"
 FIRST = "encoder.block.0.layer."
 POSITIONS = "0.SelfAttention.relative_attention_bias.weight"
 # widths of other T5 models; ours is told by its layout alone, so that any width but these loads
 OTHER_WIDTHS = {512: "T5 small", 768: "T5 base", 1024: "T5 large", 4096: "T5 XXL"}
-LANGUAGE_MODEL = r"(model\.|language_model\.)*layers\.0\.self_attn\."
 FOREIGN = (
     (
         r"encoder\.block\.1\.layer\." + re.escape(POSITIONS),
@@ -45,44 +35,8 @@ FOREIGN = (
     ),
     (re.escape(FIRST) + r"1\.DenseReluDense\.wi\.weight", "a T5 of the first generation (an MLP without gate)"),
     (r".*text_model\.|.*transformer\.resblocks\.|text_projection", "a CLIP text encoder"),
-    (LANGUAGE_MODEL, "a language model such as Qwen or Llama"),
+    (r"(model\.|language_model\.)*layers\.0\.self_attn\.", "a language model such as Qwen or Llama"),
 )
-
-
-def names() -> list[str]:
-    return model_files(FOLDER)
-
-
-def load(name: str, kind: str, second: str) -> comfy.sd.CLIP:
-    """CLIP of a listed file or folder. Raises CheckpointMismatch naming what the file is instead."""
-    if kind in LATER:
-        raise CheckpointMismatch(
-            f"Text encoders of type {kind} are for {LATER[kind]} models, which have no nodes yet.",
-            "For Infinity choose flan-t5-xl, for HART hart-qwen2.",
-        )
-    path = resolve(name, (FOLDER,))
-    checkpoint = read_checkpoint(path, keep=lambda key: not key.startswith(("decoder.", "lm_head.", "visual.")))
-    is_qwen = kind == HART or (kind == "auto" and any(re.match(LANGUAGE_MODEL, key) for key in checkpoint.tensors))
-    if second != NONE:
-        raise CheckpointMismatch(
-            f"encoder_name_2 is {second}, but {'HART reads one encoder' if is_qwen else 'FLAN-T5 XL is one encoder'}.",
-            "Set encoder_name_2 to none.",
-        )
-    if is_qwen:
-        clip, tokenizer = qwen2.parts(checkpoint, path)
-    else:
-        clip, tokenizer = partial(T5Encoder, t5_config(checkpoint)), Tokenizer
-    key, first, what = (
-        (qwen2.KEY, qwen2.FIRST, "HART's Qwen2")
-        if is_qwen
-        else (KEY, FIRST + "0.SelfAttention.q.weight", "a FLAN-T5 encoder")
-    )
-    target = SimpleNamespace(params={}, clip=partial(_encoder, checkpoint, clip, key, first, what), tokenizer=tokenizer)
-    return comfy.sd.CLIP(
-        target,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=sum(t.numel() for t in checkpoint.tensors.values()),
-    )
 
 
 def t5_config(checkpoint: Checkpoint) -> dict:
@@ -157,28 +111,6 @@ class T5Encoder(SDClipModel):
         )
 
 
-def _encoder(
-    checkpoint: Checkpoint, clip, clip_key: str, first: str, what: str, dtype, device, model_options
-) -> SD1ClipModel:
-    """The encoder with its weights: stored as in the file (fp8 stays fp8), or as the host wants where the file is
-    wider.
-
-    The host casts them per call: it computes text encoders in float32; FLAN-T5's activations overflow float16. first: a
-    matrix, whose type is the encoder's.
-    """
-    picked = {
-        key: management.pick_weight_dtype(tensor.dtype, dtype, device) for key, tensor in checkpoint.tensors.items()
-    }
-    model = SD1ClipModel(
-        device=device, dtype=picked[first], model_options=model_options, clip_name=clip_key, clip_model=clip
-    )
-    transformer = getattr(model, model.clip).transformer
-    for key, parameter in transformer.named_parameters():
-        parameter.data = parameter.data.to(picked.get(key, parameter.dtype))
-    fill_module(transformer, checkpoint, (), what)
-    return model
-
-
 class Tokenizer(PromptTokenizer):
     """T5's. T5 knows no weights: (word:1.3) is read as word."""
 
@@ -189,4 +121,24 @@ class Tokenizer(PromptTokenizer):
         self.tokenizer = T5TokenizerFast.from_pretrained(folder)
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        return self.tokenizer(text, truncation=True, max_length=longest(TYPE))["input_ids"]
+
+
+def is_t5(checkpoint: Checkpoint) -> bool:
+    return any(key.startswith("encoder.block.") for key in checkpoint.tensors)
+
+
+def read(file: File) -> comfy.sd.CLIP:
+    """CLIP of a FLAN-T5 XL's file. Raises CheckpointMismatch naming what it is instead."""
+    config = t5_config(file.checkpoint)
+    return clip_of(
+        file.checkpoint,
+        encoder=partial(T5Encoder, config),
+        tokenizer=Tokenizer,
+        key=KEY,
+        first=FIRST + "0.SelfAttention.q.weight",
+        what=ENCODER.what,
+    )
+
+
+ENCODER = Encoder(type=TYPE, what="a FLAN-T5 encoder", fits=is_t5, read=read, says="FLAN-T5 XL is one encoder")

@@ -13,6 +13,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import comfy.sd
 import comfy.text_encoders.llama as llama
 import torch
 from comfy.sd1_clip import SDClipModel
@@ -20,11 +21,12 @@ from transformers import Qwen2Tokenizer
 
 from ....stepvar_core.checkpoints import Checkpoint
 from ....stepvar_core.errors import CheckpointMismatch
+from .encoder import Encoder, File, clip_of, longest
 from .prompts import PromptTokenizer
 
+TYPE = "hart-qwen2"
 KEY = "hart_qwen2"
 FIRST = "model.layers.0.self_attn.q_proj.weight"
-PROMPT_TOKENS = 300
 HEAD_DIM = 128
 ROTARY_BASE = 1000000.0
 PAD = "<|endoftext|>"
@@ -45,21 +47,6 @@ Please generate only the enhanced description for the prompt below and DO NOT in
 
 User Prompt:
 """
-
-
-def parts(checkpoint: Checkpoint, path: Path) -> tuple:
-    """The host's classes of encoder and tokenizer for a checkpoint; gives its tensors the host's names.
-
-    Raises CheckpointMismatch naming what the file is instead.
-    """
-    checkpoint.tensors = {
-        re.sub(r"^(model\.|language_model\.)*(layers\.|embed_tokens\.|norm\.)", r"model.\2", key): tensor
-        for key, tensor in checkpoint.tensors.items()
-        if "rotary_emb" not in key and ".visual." not in key
-    }
-    config, about = qwen2_config(checkpoint), _tokenizer_config(path)
-    tokenizer = Tokenizer(about.get("padding_side", "right"), about.get("pad_token") or PAD)
-    return partial(QwenEncoder, config, tokenizer), lambda embedding_directory=None, tokenizer_data=None: tokenizer
 
 
 def qwen2_config(checkpoint: Checkpoint) -> dict:
@@ -180,7 +167,7 @@ class QwenEncoder(SDClipModel):
 
 
 class Tokenizer(PromptTokenizer):
-    """Qwen2's, of always 300 ids. Prompt weights are unknown to HART: (word:1.3) is read as word."""
+    """Qwen2's, of always as many ids as HART reads. Prompt weights are unknown to HART: (word:1.3) is read as word."""
 
     key = KEY
 
@@ -189,8 +176,37 @@ class Tokenizer(PromptTokenizer):
         self.tokenizer = Qwen2Tokenizer.from_pretrained(folder)
         self.padding_side, self.pad = padding_side, self.tokenizer.convert_tokens_to_ids(pad_token)
         self.instruction = self.tokenizer(INSTRUCTION)["input_ids"]
+        self.length = longest(TYPE)
 
     def ids(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, truncation=True, max_length=PROMPT_TOKENS)["input_ids"]
-        pads = [self.pad] * (PROMPT_TOKENS - len(ids))
+        ids = self.tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
+        pads = [self.pad] * (self.length - len(ids))
         return pads + ids if self.padding_side == "left" else ids + pads
+
+
+def is_language_model(checkpoint: Checkpoint) -> bool:
+    return any(re.match(r"(model\.|language_model\.)*layers\.0\.self_attn\.", key) for key in checkpoint.tensors)
+
+
+def read(file: File) -> comfy.sd.CLIP:
+    """CLIP of HART's Qwen2; gives its tensors the host's names. Raises CheckpointMismatch naming what the file is
+    instead."""
+    checkpoint = file.checkpoint
+    checkpoint.tensors = {
+        re.sub(r"^(model\.|language_model\.)*(layers\.|embed_tokens\.|norm\.)", r"model.\2", key): tensor
+        for key, tensor in checkpoint.tensors.items()
+        if "rotary_emb" not in key and ".visual." not in key
+    }
+    config, about = qwen2_config(checkpoint), _tokenizer_config(file.path)
+    tokenizer = Tokenizer(about.get("padding_side", "right"), about.get("pad_token") or PAD)
+    return clip_of(
+        checkpoint,
+        encoder=partial(QwenEncoder, config, tokenizer),
+        tokenizer=lambda embedding_directory=None, tokenizer_data=None: tokenizer,
+        key=KEY,
+        first=FIRST,
+        what=ENCODER.what,
+    )
+
+
+ENCODER = Encoder(type=TYPE, what="HART's Qwen2", fits=is_language_model, read=read, says="HART reads one encoder")

@@ -1,0 +1,59 @@
+"""Load VAR Text Encoder: which kind of encoder a file is, and reading it."""
+
+from __future__ import annotations
+
+import comfy.sd
+
+from ....stepvar_core.checkpoints import Checkpoint, read_checkpoint
+from ....stepvar_core.errors import CheckpointMismatch
+from ....stepvar_core.families import FAMILIES
+from ..loading import model_files, resolve
+from . import flan_t5, qwen2
+from .encoder import Encoder, File
+
+FOLDER = "text_encoders"
+NONE = "none"
+AUTO = "auto"
+TYPES = [AUTO, "flan-t5-xl", "infinitystar", "hart-qwen2", "switti-clip"]  # workflows know them: append only
+ENCODERS: dict[str, Encoder] = {encoder.type: encoder for encoder in (flan_t5.ENCODER, qwen2.ENCODER)}
+LATER = {"infinitystar": "InfinityStar", "switti-clip": "Switti"}  # types without an encoder yet, and their models
+LEFT_OUT = ("decoder.", "lm_head.", "visual.")  # parts of a whole model that no prompt goes through
+
+
+def names() -> list[str]:
+    return model_files(FOLDER)
+
+
+def load(name: str, kind: str, second: str) -> comfy.sd.CLIP:
+    """CLIP of a listed file or folder, or of two. Raises CheckpointMismatch naming what a file is instead."""
+    if kind in LATER:
+        known = [f"{family.reads.encoder} for {family.title}" for family in FAMILIES if family.reads_text]
+        raise CheckpointMismatch(
+            f"Text encoders of type {kind} are for {LATER[kind]} models, which have no nodes yet.",
+            f"Choose {', '.join(known)}.",
+        )
+    file = _read(name)
+    encoder = _choose(kind, file.checkpoint, files=1 if second == NONE else 2)
+    if second == NONE:
+        if encoder.files == 1:
+            return encoder.read(file)
+        raise CheckpointMismatch(
+            f"{name} is {encoder.what}; {encoder.says}.", "Choose the other one in encoder_name_2, in either order."
+        )
+    if encoder.files == 2:
+        return encoder.read(file, _read(second))
+    raise CheckpointMismatch(f"encoder_name_2 is {second}, but {encoder.says}.", "Set encoder_name_2 to none.")
+
+
+def _read(name: str) -> File:
+    path = resolve(name, (FOLDER,))
+    return File(path, read_checkpoint(path, keep=lambda key: not key.startswith(LEFT_OUT)))
+
+
+def _choose(kind: str, checkpoint: Checkpoint, files: int) -> Encoder:
+    """The encoder of a type; of `auto` the one that looks like the file, rather one that reads so many. A file that
+    looks like none is for the first to name."""
+    if kind != AUTO:
+        return ENCODERS[kind]
+    fitting = [encoder for encoder in ENCODERS.values() if encoder.fits(checkpoint)] or [flan_t5.ENCODER]
+    return next((encoder for encoder in fitting if encoder.files == files), fitting[0])
