@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..stepvar_core.methods.fills import FILLS
 from ..stepvar_core.methods.policy import HALVES
-from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS
+from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, Preset
 from ..stepvar_core.methods.selectors import NORMALISERS, SELECTORS
 from ..stepvar_core.methods.stepvar import PROTECT_MODES, SCOPES, StepVAR
-from ..stepvar_core.planning.goals import GOALS, OFF, check_goal
+from ..stepvar_core.planning.goals import GOALS, OFF, toward
 from .host import io
 from .schema import VARModel, advanced, schema, with_options
 
@@ -234,7 +234,6 @@ class StepVARPruning(io.ComfyNode):
         protect=None,
         **ratios,
     ) -> io.NodeOutput:
-        check_goal(auto_goal, auto_value)
         policy = StepVAR(
             ratios=tuple(ratios[f"ratio_{n}"] for n in range(1, RATIO_WIDGETS + 1)),
             selector=selector,
@@ -251,4 +250,6 @@ class StepVARPruning(io.ComfyNode):
             guidance_late=guidance_late,
             guidance_late_scales=guidance_late_scales,
         )
-        return io.NodeOutput(model.with_policy(policy, None if preset == CUSTOM else preset, (auto_goal, auto_value)))
+        if preset != CUSTOM:
+            policy = Preset(preset, policy)
+        return io.NodeOutput(model.with_policy(toward(auto_goal, auto_value, policy)))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from ..stepvar_core.door import prepare, sample
-from ..stepvar_core.methods.presets import apply_preset
 from ..stepvar_core.planning.goals import Auto
-from ..stepvar_core.sampler import finish, scale_steps, watched
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
 from .latents import check_mask, pack_latent, read_condition, read_latent
@@ -130,52 +128,50 @@ class VARSampler(io.ComfyNode):
         start_at_scale=0,
         end_at_scale=-1,
     ) -> io.NodeOutput:
-        network, given = model.model, read_latent(latent, model.model)
-        policy = model.policy
-        if model.preset is not None:
-            policy = apply_preset(policy, model.preset, network.skips, given.schedule, network.full_scales)
-        if getattr(policy, "protect", None) is not None:
-            check_mask(
-                policy.protect, given.samples.shape[-1] / given.samples.shape[-2], "mask that StepVAR Pruning protects"
-            )
-        strength = None if cfg < 0 else cfg
-        auto = Auto(*model.auto, model.timings, network, given.schedule, policy, strength, given.batch)
+        network, codec, given = model.model, model.vae.codec, read_latent(latent, model.model)
+        auto = Auto(
+            policy=model.policy,
+            timings=model.timings,
+            model=network,
+            schedule=given.schedule,
+            cfg=_or_default(cfg),
+            batch=given.batch,
+        )
+        if (protect := getattr(auto.policy, "protect", None)) is not None:
+            aspect_ratio = given.samples.shape[-1] / given.samples.shape[-2]
+            check_mask(protect, aspect_ratio, "mask that StepVAR Pruning protects")
         device = running.load_for_sampling(model, auto.cost().peak_bytes)
-        needs_codes = start_at_scale > 0 or given.mask is not None
-        condition = read_condition(positive, network, given.batch, "positive")
+        subject = network, codec, read_condition(positive, network, given.batch, "positive")
         drawing = dict(
             schedule=given.schedule,
             negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
             seed=seed,
             rows=given.rows,
-            cfg=strength,
-            temperature=None if temperature < 0 else temperature,
-            top_k=None if top_k < 0 else top_k,
-            top_p=None if top_p < 0 else top_p,
+            cfg=_or_default(cfg),
+            temperature=_or_default(temperature),
+            top_k=_or_default(top_k),
+            top_p=_or_default(top_p),
             device=device,
             heartbeat=running.stop_if_cancelled,
         )
-
-        timed_as = (str(device), str(network.dtype), given.batch)
-        policy = auto.choose(
-            timed_as, lambda tried: sample(network, model.vae.codec, condition, pruning=tried, **drawing).trace
-        )
-        job = prepare(
-            network,
-            model.vae.codec,
-            condition,
-            pruning=policy,
+        needs_codes = start_at_scale > 0 or given.mask is not None
+        keeping = dict(
+            codes=given.codes(codec.quantizer_on(device), device) if needs_codes else None,
             start_at_scale=start_at_scale,
-            codes=given.codes(model.vae.codec.quantizer_on(device), device) if needs_codes else None,
-            end_at_scale=None if end_at_scale < 0 else end_at_scale,
+            end_at_scale=_or_default(end_at_scale),
             mask=given.mask,
-            keep_scores=True,
-            **drawing,
         )
-        progress = running.Progress(model, cls.hidden, job)
-        result = finish(job, watched(scale_steps(job), progress))
+        timed_as = (str(device), str(network.dtype), given.batch)
+        policy = auto.choose(timed_as, lambda tried: sample(*subject, pruning=tried, **drawing).trace)
+        job = prepare(*subject, pruning=policy, keep_scores=True, **keeping, **drawing)
+        result, picture = running.run(model, cls.hidden, job)
         auto.learn(timed_as, result.trace)
         trace = with_work(result.trace, auto.cost(policy))
         packed = pack_latent(result.codes, result.schedule, given.rows, running.to_host(result.latent))
-        seen = [] if progress.last is None else temporary(progress.last, cls)
+        seen = [] if picture is None else temporary(picture, cls)
         return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})
+
+
+def _or_default(value):
+    """None, the model's own, for the -1 of a widget."""
+    return None if value < 0 else value

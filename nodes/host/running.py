@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
+from ...stepvar_core.sampler import Result, finish, scale_steps, watched
 from ...stepvar_core.trace import pack_mask
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,12 @@ def load_for_sampling(handle, peak_bytes: int) -> torch.device:
 
 def wants_previews() -> bool:
     return args.preview_method != LatentPreviewMethod.NoPreviews
+
+
+def run(handle, hidden, job) -> tuple[Result, torch.Tensor | None]:
+    """The scale loop with progress and previews; also the final picture (1, H, W, 3), None without previews."""
+    progress = Progress(handle, hidden, job)
+    return finish(job, watched(scale_steps(job), progress)), progress.last
 
 
 class Progress:

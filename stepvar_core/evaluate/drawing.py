@@ -18,7 +18,7 @@ from ..errors import ConditionMismatch
 from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods import accelerator
-from ..methods.presets import apply_preset
+from ..methods.presets import Preset
 from ..methods.stepvar import StepVAR
 from .prompts import LAYOUTS, Prompt
 from .text import TextEncoder, stored_features
@@ -76,9 +76,7 @@ class Drawer:
             accelerator(plan.method, **plan.pruning) if plan.method else StepVAR(**{"ratios": (), **plan.pruning})
         )
         if plan.preset:
-            self.policy = apply_preset(
-                self.policy, plan.preset, self.model.skips, self.schedule, self.model.full_scales
-            )
+            self.policy = Preset(plan.preset, self.policy)
         self.read, family = None, family_of(self.model)
         if family.reads_text and family.reads.keeps_pads:
             raise ConditionMismatch(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
+from .policy import Unsettled
+from .stepvar import StepVAR
 
 CUSTOM = "Custom"
 RATIO_WIDGETS = 6
@@ -47,7 +49,17 @@ def preset_ratios(name: str, skips: int, schedule: ScaleSchedule, full_length: i
     return ratios
 
 
-def apply_preset(policy, name: str, skips: int, schedule: ScaleSchedule, full_length: int):
-    """The StepVAR policy with a preset's ratios and settings in place of its own. Raises OptionError for an unknown
-    name."""
-    return replace(policy, ratios=preset_ratios(name, skips, schedule, full_length), **PRESET_SETTINGS.get(name, {}))
+@dataclass(frozen=True, eq=False)
+class Preset(Unsettled):
+    """A preset by name. own: StepVAR's other settings, which it leaves as they are."""
+
+    name: str
+    own: StepVAR = StepVAR(())
+
+    def describe(self) -> str:
+        return self.name
+
+    def resolve(self, model, schedule: ScaleSchedule) -> StepVAR:
+        """StepVAR with the preset's ratios and settings. Raises OptionError for an unknown name."""
+        ratios = preset_ratios(self.name, model.skips, schedule, model.full_scales)
+        return replace(self.own, ratios=ratios, **PRESET_SETTINGS.get(self.name, {}))

@@ -27,9 +27,9 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import OptionError
-from ..methods.policy import About, PolicyRun
+from ..methods.policy import About, PassPlan, Policy, PolicyRun
 from ..methods.stepvar import StepVAR
-from ..schedule import ScaleSchedule
+from ..schedule import Pass, ScaleSchedule
 from ..tokens import DenseTokens
 from ..trace import Trace
 from .cost import Estimate, estimate
@@ -162,31 +162,64 @@ def update_index(before: Tensor, after: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class QualityGoal(StepVAR):
-    """StepVAR whose ratios are chosen during the run, for an SSIM of at least `ssim` expected of every picture of the
-    batch.
+class Goal(Policy):
+    """StepVAR whose ratios something else chooses. own: its other settings.
 
     `plan` answers for no pruning, so that memory and cache suffice for any choice.
     """
 
-    ssim: float = 0.9
+    own: StepVAR
+
+    def resolve(self, model, schedule: ScaleSchedule) -> Goal:
+        return replace(self, own=self.own.resolve(model, schedule))
+
+    def plan(self, about: About) -> list[PassPlan]:
+        return self.with_ratios(()).plan(about)
+
+    def begin(self, about: About, plans: Sequence[PassPlan]) -> PolicyRun:
+        return self.with_ratios(()).begin(about, plans)
+
+    def describe(self) -> str:
+        return self.with_ratios(()).describe()
+
+    def shown(self) -> dict:
+        return self.own.shown()
+
+    def with_ratios(self, ratios: Sequence[float]) -> StepVAR:
+        return replace(self.own, ratios=tuple(ratios))
+
+    @property
+    def protect(self) -> Tensor | None:
+        return self.own.protect
+
+
+@dataclass(frozen=True, eq=False)
+class QualityGoal(Goal):
+    """Ratios chosen during the run, for an SSIM of at least `ssim` expected of every picture of the batch.
+
+    table: the likeness that was measured, None = the one nearest to the model. `resolve` raises OptionError for a bad
+    value or an uncalibrated family.
+    """
+
+    ssim: float
     table: Table | None = None
 
-    def begin(self, about: About, plans) -> QualityRun:
+    def resolve(self, model, schedule: ScaleSchedule) -> QualityGoal:
+        check_goal(QUALITY, self.ssim)
+        settled = super().resolve(model, schedule)
+        return replace(settled, table=self.table or find_table(model, schedule, settled.own))
+
+    def begin(self, about: About, plans: Sequence[PassPlan]) -> QualityRun:
         return QualityRun(self, about, plans)
 
     def describe(self) -> str:
-        return f"auto, SSIM {self.ssim:g}, {self.selector} fill {self.fill}"
-
-    def with_ratios(self, ratios: Sequence[float]) -> StepVAR:
-        names = [name for name in StepVAR.__dataclass_fields__ if name != "ratios"]
-        return StepVAR(tuple(ratios), **{name: getattr(self, name) for name in names})
+        return f"auto, SSIM {self.ssim:g}, {self.own.selector} fill {self.own.fill}"
 
 
 class QualityRun(PolicyRun):
     """Every token runs until the update index is known; then StepVAR with the ratios it allows."""
 
-    def __init__(self, goal: QualityGoal, about: About, plans):
+    def __init__(self, goal: QualityGoal, about: About, plans: Sequence[PassPlan]):
         super().__init__(plans)
         self.goal, self.about = goal, about
         self.f_hat: Tensor | None = None
@@ -195,34 +228,29 @@ class QualityRun(PolicyRun):
         last = next((i for i, p in enumerate(self.run.plans) if not p.is_dense), len(plans)) - 1
         self.decides_after = (last,)
         if last < 0:
-            self._settle(goal.table.place(goal.ssim))
+            self._replan()
 
-    def _settle(self, place: float) -> None:
-        ratios = ladder_ratios(place)[: len(self.about.schedule)]
-        log.info("auto: ratios %s", "/".join(f"{r:g}" for r in ratios))
-        self.plans[:] = self.run.plans[:] = self.goal.with_ratios(ratios).plan(self.about)
+    def tokens(self, steps: tuple[Pass, ...], rows: slice) -> DenseTokens:
+        return self.run.tokens(steps, rows)
 
     def observe(self, step) -> None:
         self.run.observe(step)
         if step.index in self.decides_after:
             before = step.f_hat.new_zeros(()) if self.f_hat is None else self.f_hat
             # the one host read: the most changing picture speaks for the batch
-            index = float(update_index(before, step.f_hat).max())
-            self._settle(self.goal.table.place(self.goal.ssim, index))
-            log.info("auto: update index %.3f (calibrated on %.3f)", index, self.goal.table.index)
+            self._replan(float(update_index(before, step.f_hat).max()))
         self.f_hat = step.f_hat
 
-    def tokens(self, steps, rows: slice) -> DenseTokens:
-        return self.run.tokens(steps, rows)
-
-
-def quality_goal(model, schedule: ScaleSchedule, policy: StepVAR, ssim: float) -> QualityGoal:
-    """`policy` with its ratios left to the run. Raises OptionError for a bad value or an uncalibrated family."""
-    check_goal(QUALITY, ssim)
-    names = [name for name in StepVAR.__dataclass_fields__ if name != "ratios"]
-    return QualityGoal(
-        (), **{name: getattr(policy, name) for name in names}, ssim=ssim, table=find_table(model, schedule, policy)
-    )
+    def _replan(self, index: float | None = None) -> None:
+        """The plans of the strongest ratios that keep the likeness; index: the picture's, None = an average one's."""
+        ratios = ladder_ratios(self.goal.table.place(self.goal.ssim, index))[: len(self.about.schedule)]
+        log.info(
+            "auto: update index %s (calibrated on %.3f), ratios %s",
+            "unknown" if index is None else f"{index:.3f}",
+            self.goal.table.index,
+            "/".join(f"{r:g}" for r in ratios),
+        )
+        self.plans[:] = self.run.plans[:] = self.goal.with_ratios(ratios).plan(self.about)
 
 
 # seconds ------------------------------------------------------------------------------------------
@@ -355,54 +383,54 @@ def choose_ratios(
     return ladder_ratios(high / STEPS)[: len(schedule)]
 
 
+@dataclass(frozen=True, eq=False)
+class SecondsGoal(Goal):
+    """Ratios chosen once the device is known, for a run of at most so many seconds: see Auto.choose."""
+
+    seconds: float
+
+
+def toward(goal: str, value: float, own: Policy) -> Policy:
+    """The policy of a goal: one of GOALS with its value. Raises OptionError for a bad one."""
+    check_goal(goal, value)
+    return {OFF: own, QUALITY: QualityGoal(own, value), SECONDS: SecondsGoal(own, value)}[goal]
+
+
 class Auto:
-    """The goal a user set, for one run. `policy` may run whatever is chosen later: memory is planned for it.
+    """One run on the way to what its policy aims at. `policy` may run whatever is chosen later: memory is planned for
+    it.
 
     timings: this machine's, which learn() adds to whatever the goal, so that a later goal in seconds needs no probe.
     """
 
-    def __init__(
-        self,
-        goal: str,
-        value: float,
-        timings: Timings,
-        model,
-        schedule: ScaleSchedule,
-        policy,
-        cfg=None,
-        batch: int = 1,
-    ):
-        self.goal, self.value, self.timings = goal, value, timings
+    def __init__(self, *, policy: Policy, timings: Timings, model, schedule: ScaleSchedule, cfg=None, batch: int = 1):
+        self.policy, self.timings = policy.resolve(model, schedule), timings
         self.model, self.schedule, self.cfg, self.batch = model, schedule, cfg, batch
-        if goal == QUALITY:
-            policy = quality_goal(model, schedule, policy, value)
-        elif goal == SECONDS:
-            policy = replace(policy, ratios=())
-        self.policy = policy
 
-    def cost(self, policy=None) -> Estimate:
-        return estimate(self.model, self.schedule, self.policy if policy is None else policy, self.cfg, self.batch)
+    def cost(self, policy: Policy | None = None) -> Estimate:
+        return estimate(self.model, self.schedule, policy or self.policy, self.cfg, self.batch)
 
-    def choose(self, key: tuple, run: Callable[[StepVAR], Trace]):
+    def choose(self, key: tuple, run: Callable[[StepVAR], Trace]) -> Policy:
         """The policy to run, now that the model is loaded. run(policy) -> Trace is called where seconds were never
         timed for this key."""
-        if self.goal == SECONDS:
+        if isinstance(self.policy, SecondsGoal):
+            own = self.policy.with_ratios(())
             if self.timings.rate(key) is None:
-                probe(run, self.cost, self.schedule, self.policy, self.timings, key)
+                probe(run, self.cost, self.schedule, own, self.timings, key)
             ratios = choose_ratios(
                 self.model,
                 self.schedule,
-                self.goal,
-                self.value,
-                self.policy,
-                self.cfg,
-                self.batch,
-                self.timings.rate(key),
+                SECONDS,
+                self.policy.seconds,
+                policy=own,
+                cfg=self.cfg,
+                batch=self.batch,
+                rate=self.timings.rate(key),
             )
-            self.policy = replace(self.policy, ratios=ratios)
+            self.policy = self.policy.with_ratios(ratios)
         return self.policy
 
     def learn(self, key: tuple, trace: Trace) -> None:
-        # with a quality the run itself planned its ratios; another method's passes cost what StepVAR's do not
-        if self.goal != QUALITY and self.policy.resolve(self.model, self.schedule).calibrates:
+        """Remembers how long the run's passes took, where that tells what StepVAR's will."""
+        if self.policy.calibrates:
             self.timings.add(key, self.cost(), trace)

@@ -25,8 +25,8 @@ from stepvar_core.planning.goals import (
     find_table,
     ladder_ratios,
     probe,
-    quality_goal,
     read_tables,
+    toward,
     update_index,
 )
 
@@ -195,11 +195,12 @@ def test_a_goal_in_seconds_probes_once_and_keeps_learning(pair):
         return timed(policy, RATE, model)[1]
 
     def goal_of(goal, value):
-        return Auto(goal, value, timings, model, model.schedule(), sv.StepVAR((0.5,), fill="zero"), batch=2)
+        policy = toward(goal, value, sv.StepVAR((0.5,), fill="zero"))
+        return Auto(policy=policy, timings=timings, model=model, schedule=model.schedule(), batch=2)
 
     dense = RATE.seconds(goal_of("off", 0).cost(sv.StepVAR(())))
     first = goal_of("seconds", 0.8 * dense)
-    assert first.policy.ratios == ()  # memory is planned for no pruning
+    assert first.cost() == first.cost(sv.StepVAR((), fill="zero"))  # memory is planned for no pruning
     chosen = first.choose(key, run)
     assert len(tried) == 3 and chosen.fill == "zero" and 0.7 * dense < RATE.seconds(first.cost()) <= 0.8 * dense * 1.001
     goal_of("seconds", 0.9 * dense).choose(key, run)
@@ -215,7 +216,7 @@ def test_a_goal_in_seconds_probes_once_and_keeps_learning(pair):
 
 
 def goal(ssim: float, table: Table = TABLE, **options) -> QualityGoal:
-    return QualityGoal((), ssim=ssim, table=table, **options)
+    return QualityGoal(sv.StepVAR((), **options), ssim, table)
 
 
 def kept(result) -> list[int]:
@@ -306,7 +307,7 @@ def test_settings_pass_through_a_goal_untouched(pair):
     own = sv.StepVAR(
         (0.3,), structure_weight=0.1, fill="zero", coverage=2, guidance_late="conditional", guidance_late_scales=1
     )
-    found = quality_goal(pair[0], pair[0].schedule(), own, 0.9).with_ratios((0.5,))
+    found = QualityGoal(own, 0.9).resolve(pair[0], pair[0].schedule()).with_ratios((0.5,))
     assert vars(found) == {**vars(own), "ratios": (0.5,)}
 
 

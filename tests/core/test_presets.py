@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import SCHEDULE, tiny_pair
 
 import stepvar_core as sv
 from stepvar_core.families import FAMILIES
@@ -9,7 +10,7 @@ from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import SIZES
 from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.methods.policy import About
-from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, apply_preset, preset_ratios
+from stepvar_core.methods.presets import PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, Preset, preset_ratios
 
 FULL = sv.ScaleSchedule.square(range(1, 14))
 SHORT = sv.ScaleSchedule.square(range(1, 11))
@@ -72,13 +73,22 @@ def test_a_preset_sets_what_it_names_and_nothing_else(name):
         guidance_late="conditional",
         guidance_late_scales=1,
     )
-    policy = apply_preset(own, name, VAR.skips, SHORT, len(FULL))
-    expected = {
-        **vars(own),
-        **PRESET_SETTINGS.get(name, {}),
-        "ratios": preset_ratios(name, VAR.skips, SHORT, len(FULL)),
-    }
-    assert vars(policy) == expected
+    for model, schedule in full_size_models():
+        policy = Preset(name, own).resolve(model, schedule)
+        ratios = preset_ratios(name, model.skips, schedule, model.full_scales)
+        assert vars(policy) == {**vars(own), **PRESET_SETTINGS.get(name, {}), "ratios": ratios}
+
+
+def test_a_preset_runs_as_its_ratios_do():
+    pair = tiny_pair()
+    with pytest.raises(sv.StepVARError, match="Balanced is not settled"):
+        Preset("Balanced").plan(About(SCHEDULE, layers=2))
+    by_name, by_ratios = (
+        sv.sample(*pair, pair[0].class_condition([1]), schedule=SCHEDULE, pruning=policy)
+        for policy in (Preset("Balanced"), sv.StepVAR(PRESETS["Balanced"]))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(by_name.codes, by_ratios.codes, strict=True))
+    assert by_name.trace.pruning == by_ratios.trace.pruning
 
 
 def test_every_setting_of_a_preset_belongs_to_a_preset():
