@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..door import sample
 from ..errors import ConditionMismatch
 from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods import accelerator
 from ..methods.presets import Preset
 from ..methods.stepvar import StepVAR
-from ..sampler import sample
 from .prompts import LAYOUTS, Prompt
 from .text import TextEncoder, stored_features
 

@@ -9,7 +9,7 @@ from .. import guidance
 from ..families.base import TEXT_TOKENS, Cost
 from ..memory import cache_bytes
 from ..methods.policy import About, NoPruning, PassPlan, rows_per_pass
-from ..schedule import ScaleSchedule
+from ..schedule import Pass, ScaleSchedule
 
 STREAM_BYTES = 4  # per channel of the residual stream, at most
 F_HATS = 6  # f_hat before and after a pass, what it adds, resized and blended
@@ -63,10 +63,11 @@ def estimate(
     run_flops = sum(s.flops for s in scales) + cost.per_run_and_row * max(rows) + cost.per_run
     dense_scales = _scales(cost, itemsize, schedule, dense, dense_rows, weights, batch)
     dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows) + cost.per_run
-    running = [p for p in plans if not p.is_skipped]
+    running = [step for step, plan in zip(schedule.passes, plans) if not plan.is_skipped]
     lead = [cost.lead_tokens] + [0] * (len(running) - 1)
     kv = cache_bytes(
-        [[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)],
+        [[plans[step.index].layer_tokens(i) + n for step, n in zip(running, lead)] for i in range(layers)],
+        _seen(model, running, schedule),
         max(rows),
         cost.heads,
         cost.head_dim,
@@ -85,6 +86,11 @@ def estimate(
         kv,
         weights_bytes + kv + held + max(r * p.remembers for r, p in zip(rows, plans)) + working,
     )
+
+
+def _seen(model, running: list[Pass], schedule: ScaleSchedule) -> list[list[int]]:
+    """Per pass that runs, which of the others it reads, as places in `running`."""
+    return [[n for n, earlier in enumerate(running) if earlier.index in model.sees(step, schedule)] for step in running]
 
 
 def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
