@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.errors import StepVARError
 from .host import io, running
 from .host.vae import encode_codes
 from .latents import empty_latent, pack_latent, schedule_of
-from .schema import VARModel, schema
+from .schema import VARModel, schema, with_options
 
 # width : height, as the text-to-image families name them
 ASPECT_RATIOS = {
@@ -26,6 +27,20 @@ ASPECT_RATIOS = {
     "1:3": 1 / 3,
 }
 SIZES = ["auto", "0.06M", "0.25M", "0.60M", "1M", "256", "512", "480p", "720p"]
+
+
+def canvases(model) -> dict[str, list[str]]:
+    """The canvases a model can draw on: of every size it knows, the aspect ratios."""
+
+    def draws(aspect_ratio: float, size: str) -> bool:
+        try:
+            model.check_schedule(model.schedule(aspect_ratio, size=None if size == "auto" else size))
+        except StepVARError:
+            return False
+        return True
+
+    found = {size: [name for name, ratio in ASPECT_RATIOS.items() if draws(ratio, size)] for size in SIZES}
+    return {size: ratios for size, ratios in found.items() if ratios}
 
 
 class EmptyVARLatent(io.ComfyNode):
@@ -100,7 +115,10 @@ class VAREncode(io.ComfyNode):
                     "image", tooltip="The picture; it is scaled and cropped in the middle to the latent's size."
                 ),
                 io.Latent.Input("latent", tooltip="Gives size and scales, from Empty VAR Latent."),
-                io.Int.Input(
+                # fixed: a seed that changes after every run would make every run encode and sample again
+                with_options(
+                    {"control_after_generate": "fixed"},
+                    io.Int,
                     "seed",
                     default=0,
                     min=0,

@@ -125,6 +125,15 @@ def check_mask(mask: Tensor, aspect_ratio: float, what: str) -> None:
         )
 
 
+def check_holds_picture(given: LatentInput, start_at_scale: int) -> None:
+    """Raises LatentMismatch for an empty latent, whose first scales are blank, where they are to be kept."""
+    if given.stored is None and not given.samples.any():
+        raise LatentMismatch(
+            f"start_at_scale is {start_at_scale}, but the latent is empty: there are no first scales to keep.",
+            "Set start_at_scale to 0, or connect the LATENT of VAR Encode or of another VAR Sampler.",
+        )
+
+
 def pack_labels(ids: list[int]) -> list:
     """CONDITIONING of class ids, one per picture, cycled over the batch."""
     return [[torch.tensor(ids, dtype=torch.float32).view(-1, 1, 1), {"var_labels": list(ids)}]]

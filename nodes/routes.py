@@ -16,7 +16,7 @@ from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.labels import class_names
 from ..stepvar_core.methods.presets import PRESETS, preset_ratios
 from ..stepvar_core.planning.cost import terms
-from .canvas import ASPECT_RATIOS, SIZES
+from .canvas import ASPECT_RATIOS, SIZES, canvases
 from .host import loading, running
 
 MAX_BATCH = 64
@@ -41,7 +41,8 @@ async def answer_plan(request: web.Request) -> web.Response:
 
 def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
     """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here,
-    and class names where asked for. Raises StepVARError as loading and sampling would."""
+    what -1 stands for in VAR Sampler, the canvases the model draws on, and class names where asked for. Raises
+    StepVARError as loading and sampling would."""
     network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
     answer = {
@@ -51,6 +52,14 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         **terms(network, schedule),
         "presets": {name: preset_ratios(name, network.skips, schedule, network.full_scales) for name in PRESETS},
     }
+    official = network.config.defaults
+    answer["defaults"] = {
+        "cfg": official.cfg,
+        "temperature": official.temperature,
+        "top_k": list(dict.fromkeys(network.default_top_k(schedule))),
+        "top_p": official.top_p,
+    }
+    answer["canvases"] = canvases(network)
     if labels:
         names = () if family_of(network).reads_text else class_names(network.config)
         answer["labels"] = [name.split(";")[0] for name in names]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..stepvar_core.door import prepare, sample
+from ..stepvar_core.errors import OptionError
 from ..stepvar_core.planning.goals import Auto
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
-from .latents import check_mask, pack_latent, read_condition, read_latent
+from .latents import check_holds_picture, check_mask, pack_latent, read_condition, read_latent
 from .schema import VARModel, VARTrace, schema
 
 
@@ -134,12 +135,14 @@ class VARSampler(io.ComfyNode):
             timings=model.timings,
             model=network,
             schedule=given.schedule,
-            cfg=_or_default(cfg),
+            cfg=_or_default("cfg", cfg),
             batch=given.batch,
         )
         if (protect := getattr(auto.policy, "protect", None)) is not None:
             aspect_ratio = given.samples.shape[-1] / given.samples.shape[-2]
             check_mask(protect, aspect_ratio, "mask that StepVAR Pruning protects")
+        if 0 < start_at_scale < len(given.schedule):
+            check_holds_picture(given, start_at_scale)
         device = running.load_for_sampling(model, auto.cost().peak_bytes)
         subject = network, codec, read_condition(positive, network, given.batch, "positive")
         drawing = dict(
@@ -147,10 +150,10 @@ class VARSampler(io.ComfyNode):
             negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
             seed=seed,
             rows=given.rows,
-            cfg=_or_default(cfg),
-            temperature=_or_default(temperature),
-            top_k=_or_default(top_k),
-            top_p=_or_default(top_p),
+            cfg=_or_default("cfg", cfg),
+            temperature=_or_default("temperature", temperature),
+            top_k=_or_default("top_k", top_k),
+            top_p=_or_default("top_p", top_p),
             device=device,
             heartbeat=running.stop_if_cancelled,
         )
@@ -158,7 +161,7 @@ class VARSampler(io.ComfyNode):
         keeping = dict(
             codes=given.codes(codec.quantizer_on(device), device) if needs_codes else None,
             start_at_scale=start_at_scale,
-            end_at_scale=_or_default(end_at_scale),
+            end_at_scale=_or_default("end_at_scale", end_at_scale),
             mask=given.mask,
         )
         timed_as = (str(device), str(network.dtype), given.batch)
@@ -172,6 +175,9 @@ class VARSampler(io.ComfyNode):
         return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})
 
 
-def _or_default(value):
-    """None, the model's own, for the -1 of a widget."""
-    return None if value < 0 else value
+def _or_default(name: str, value):
+    """None, the model's own, for the -1 of a widget. Raises OptionError for another negative number, which would
+    silently mean the same."""
+    if value < 0 and value != -1:
+        raise OptionError(f"{name} is {value:g}.", f"Use 0 or more, or -1 for the model's own {name}.")
+    return None if value == -1 else value

@@ -4,8 +4,10 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { attachMethods } from "./widgets/accelerators.js";
+import { attachCanvases } from "./widgets/canvases.js";
 import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
+import { attachDefaults } from "./widgets/defaults.js";
 import { createEqualizer } from "./widgets/equalizer.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
@@ -20,9 +22,10 @@ const graph = new EventTarget();
  */
 const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
-  StepVARPruning: [attachPresets, createEqualizer()],
+  EmptyVARLatent: [attachCanvases],
+  StepVARPruning: [attachPresets, createEqualizer(), attachDefaults],
   VARAccelerator: [attachMethods],
-  VARSampler: [attachSamplerOverlay],
+  VARSampler: [attachSamplerOverlay, attachDefaults],
   StepVARMaskOverlay: [attachMaskOverlay],
   VARCompare: [attachCompare],
 };

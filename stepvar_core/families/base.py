@@ -1,4 +1,4 @@
-"""What every model family offers the sampler. A new family is one file that subclasses NextScaleModel."""
+"""What every model family offers the sampler: a new family's model is a subclass of NextScaleModel."""
 
 from __future__ import annotations
 

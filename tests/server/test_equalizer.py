@@ -82,7 +82,25 @@ RELOAD = {
     "evaluate": "await app.loadGraphData(JSON.parse(JSON.stringify(app.rootGraph.serialize())), true, true, null);"
 }
 JOBS = {
-    "opened": [SEEN, shot("opened"), {"hover": BEFORE}, SEEN, shot("hovered")],
+    "opened": [
+        SEEN,
+        {
+            "evaluate": """
+        const find = (type) => app.canvas.graph.nodes.find((n) => n.type === type), sampler = find("VARSampler"), latent = find("EmptyVARLatent");
+        const named = (node) => Object.fromEntries(node.widgets.map((w) => [w.name, w.label ?? w.name]));
+        const cfg = sampler.widgets.find((w) => w.name === "cfg"), before = { ...named(sampler), ...named(find("StepVARPruning")) };
+        cfg.value = 3; cfg.callback(3);
+        await new Promise((done) => setTimeout(done, 300));
+        const label = cfg.label ?? cfg.name;
+        cfg.value = -1; cfg.callback(-1);
+        return { before, label, sizes: latent.widgets.find((w) => w.name === "size").options.values,
+          ratios: latent.widgets.find((w) => w.name === "aspect_ratio").options.values, labels: sampler.serialize().inputs.map((i) => i.label ?? null) };"""
+        },
+        shot("opened"),
+        {"hover": BEFORE},
+        SEEN,
+        shot("hovered"),
+    ],
     "dragged": [
         SEEN,
         {"drag": CAP, "to": at(1, 0.8)},
@@ -361,7 +379,7 @@ def test_it_stands_above_the_ratios_and_saves_nothing(visit):
 
 
 def test_bars_are_the_connected_models_scales(visit):
-    seen, hovered = visit["opened"]
+    seen, _, hovered = visit["opened"]
     assert seen["labels"] == ["\u22644\u00d74", "5×5", "6×6", "8×8", "10×10", "13×13", "16×16"]
     assert seen["states"] == ["locked"] + 6 * ["free"] and seen["values"] == [
         "",
@@ -375,6 +393,25 @@ def test_bars_are_the_connected_models_scales(visit):
     assert sum(int(s.removesuffix("\u00a0%").removesuffix(" %")) for s in seen["shares"]) == pytest.approx(100, abs=3)
     assert seen["tokens"] == "468 of 680 tokens" and seen["speedup"] == "1.60×"
     assert hovered["readout"] == "13×13 · 25 % of the time · keeps 85 of 169"
+
+
+def test_minus_one_says_which_number_it_is(visit):
+    named = visit["opened"][1]
+    names = [named["before"][name] for name in ("cfg", "temperature", "top_k", "top_p", "end_at_scale", "first_layer")]
+    assert [name.split(" · ")[1] for name in names] == [
+        "auto 2.0",
+        "auto 1.0",
+        "auto 200",
+        "auto 0.95",
+        "auto 10",
+        "auto 0",
+    ]
+    assert named["label"] == "cfg" and named["before"]["start_at_scale"] == "start_at_scale"
+    assert set(named["labels"]) == {None}, "nothing of it is saved"
+
+
+def test_only_canvases_of_the_model_are_offered(visit):
+    assert (visit["opened"][1]["sizes"], visit["opened"][1]["ratios"]) == (["auto", "256"], ["1:1"])
 
 
 def test_sliders_speak(visit):

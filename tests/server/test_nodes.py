@@ -441,6 +441,9 @@ def test_values_outside_the_widgets_never_reach_a_run(comfy, pipe, options):
         ({"start_at_scale": 9}, "the schedule has 4 scales"),
         ({"end_at_scale": 0}, "nothing would run"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"start_at_scale": 2}, "the latent is empty: there are no first scales to keep"),
+        ({"cfg": -0.5}, "cfg is -0.5. Use 0 or more, or -1 for the model's own cfg."),
+        ({"top_p": -0.25}, "top_p is -0.25"),
     ],
 )
 def test_sampler_settings(comfy, pipe, options, words):

@@ -123,6 +123,22 @@ def test_a_model_is_described_without_its_weights(comfy, models, name):
         assert tuple(plan["presets"][preset]) == preset_ratios(preset, model.skips, schedule, model.full_scales)
 
 
+@pytest.mark.parametrize("name", [DEMO, "infinity_8b.safetensors"])
+def test_what_minus_one_stands_for_and_the_canvases_are_the_models(comfy, models, name):
+    status, plan, _ = ask(comfy, model=name)
+    network = outline(models[name])
+    official, schedule = network.config.defaults, network.schedule()
+    assert status == 200 and plan["defaults"]["cfg"] == official.cfg
+    assert plan["defaults"]["temperature"] == official.temperature and plan["defaults"]["top_p"] == official.top_p
+    assert plan["defaults"]["top_k"] == sorted(set(network.default_top_k(schedule)), reverse=True)
+    for size, ratios in plan["canvases"].items():
+        for ratio in ratios:
+            assert ask(comfy, model=name, size=size, aspect_ratio=ratio)[0] == 200
+    offered = {(size, ratio) for size, ratios in plan["canvases"].items() for ratio in ratios}
+    for size, ratio in itertools.product(("auto", "512", "480p"), ("1:1", "16:9", "3:1")):
+        assert (ask(comfy, model=name, size=size, aspect_ratio=ratio)[0] == 200) == ((size, ratio) in offered)
+
+
 def test_presets_that_skip_do_so_only_where_they_were_published(comfy, models):
     def skipped(**question) -> bool:
         return 1 in ask(comfy, **question)[1]["presets"]["Paper \u00b7 Infinity"]

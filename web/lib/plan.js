@@ -12,7 +12,8 @@
  * @typedef {{size: number[], tokens: number, repeats: number, place: number, can_skip: boolean}} Scale
  * @typedef {{model: string, family: string, batch: number, scales: Scale[], cost: Cost, first_layer: number, itemsize: number,
  *   weights_bytes: number, default_cfg: number, neutral_cfg: number, guided: boolean[], presets: Record<string, number[]>,
- *   labels?: string[]}} Plan
+ *   labels?: string[], defaults?: {cfg: number, temperature: number, top_k: number[], top_p: number},
+ *   canvases?: Record<string, string[]>}} Plan
  *
  * The node's widgets that change the cost, under their own names; and the sampler's cfg, negative = the model's default.
  * @typedef {{first_layer?: number, scope?: string, fill?: string, coverage?: number, guidance_late?: string,

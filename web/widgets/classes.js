@@ -4,9 +4,9 @@ import { addClass, matchClass } from "../lib/classes.js";
 import { findUpstream, isLinked, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { after, on, oncePerFrame } from "../lib/listen.js";
-import { createPlans } from "../lib/plans.js";
 import { addElement } from "./dom.js";
 import { keepMounted } from "./mount.js";
+import { plansOf } from "./plans.js";
 
 const HEIGHT = 26;
 const STYLE = `
@@ -20,17 +20,14 @@ const STYLE = `
 
 /** What finders of one page share: answers of the server, and ids for their lists. */
 export function createClassFinder() {
-  /** @type {ReturnType<typeof createPlans> | null} */
-  let plans = null;
   let count = 0;
   return function attachClassFinder(/** @type {any} */ node, /** @type {{app: any, api: any}} */ host) {
-    plans ??= createPlans((path) => host.api.fetchApi(path));
-    return attach(node, host, plans, `stepvar-classes-${++count}`);
+    return attach(node, host, plansOf(host.api), `stepvar-classes-${++count}`);
   };
 }
 
 /**
- * @param {any} node @param {{app: any, api: any}} host @param {ReturnType<typeof createPlans>} plans @param {string} id
+ * @param {any} node @param {{app: any, api: any}} host @param {ReturnType<typeof plansOf>} plans @param {string} id
  * @returns {(() => void) | void}
  */
 function attach(node, host, plans, id) {

@@ -7,11 +7,11 @@ import { findDownstream, findUpstream, isLinked, nodeOfMessage, sourceWidget, wi
 import { localeOf, t } from "../lib/i18n.js";
 import { after, around, on, oncePerFrame } from "../lib/listen.js";
 import { costOf, passesOf } from "../lib/plan.js";
-import { createPlans } from "../lib/plans.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
 import { addElement } from "./dom.js";
 import { buildFace } from "./equalizer_face.js";
 import { keepMounted, passToCanvas } from "./mount.js";
+import { plansOf, questionOf } from "./plans.js";
 
 const HEIGHT = 236; // of the face, in CSS pixels
 const GROWTH = 200; // a taller node gives its bars up to this much more
@@ -21,16 +21,13 @@ const SETTINGS = ["first_layer", "scope", "fill", "coverage", "guidance_late", "
 /** What equalizers of one page share: answers of the server, and the times of the last runs. */
 export function createEqualizer() {
   const calibration = createCalibration();
-  /** @type {ReturnType<typeof createPlans> | null} */
-  let plans = null;
   return function attachEqualizer(/** @type {any} */ node, /** @type {{app: any, api: any}} */ host) {
-    plans ??= createPlans((path) => host.api.fetchApi(path));
-    return attach(node, host, plans, calibration);
+    return attach(node, host, plansOf(host.api), calibration);
   };
 }
 
 /**
- * @param {any} node @param {{app: any, api: any}} host @param {ReturnType<typeof createPlans>} plans
+ * @param {any} node @param {{app: any, api: any}} host @param {ReturnType<typeof plansOf>} plans
  * @param {import("../lib/calibration.js").Calibration} calibration
  * @returns {(() => void) | void}
  */
@@ -88,11 +85,10 @@ function attach(node, host, plans, calibration) {
 
   /** The model this node's wire comes from, as a question to the server; null without one. */
   function question() {
-    const loader = findUpstream(root(), node, "VAR_MODEL", "VARModelLoader");
-    const model = loader && widgetValue(root(), loader, "model_name");
-    if (typeof model !== "string") return null;
+    const asked = questionOf(root(), node);
+    if (!asked) return null;
     const { size, aspect_ratio } = settings();
-    return { model, weight_dtype: widgetValue(root(), loader, "weight_dtype"), aspect_ratio, size };
+    return { ...asked, aspect_ratio, size };
   }
 
   async function refresh() {

@@ -38,6 +38,8 @@ export default {
   "equalizer.ignores": "{preset} overrules links; with Custom they count",
   "equalizer.guesses": "A link's value comes only with the run",
   "equalizer.preset_linked": "A link sets the preset; bars count when it is Custom",
+  "defaults.auto": "{name} · auto {value}",
+  "defaults.off": "off",
   "classes.find": "Find a class …",
   "classes.connect": "Connect a model to find its classes",
   "classes.title": "Adds one of the model's {count} classes to the label",

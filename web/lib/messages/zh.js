@@ -37,6 +37,8 @@ export default {
   "equalizer.ignores": "{preset} 优先于连线；Custom 时连线生效",
   "equalizer.guesses": "某条连线的值运行时才知道",
   "equalizer.preset_linked": "预设由连线设定；选择 Custom 时柱条才生效",
+  "defaults.auto": "{name} · 自动 {value}",
+  "defaults.off": "关",
   "classes.find": "查找类别……",
   "classes.connect": "连接模型以查找类别",
   "classes.title": "把模型的 {count} 个类别之一加入标签",
