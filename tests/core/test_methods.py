@@ -72,7 +72,8 @@ class ReplanningRun(StepVARRun):
                 kept = [min(n, keep) if layer in self.layers else n for layer, n in enumerate(self.plans[i].kept)]
                 self.plans[i] = self.plans[i].keeping(kept, head=keep if self.head_follows else None)
         if later and self.random.random() < 0.15:
-            self.plans[-1] = self.plans[-1].skipped()
+            skipped = self.random.choice(later)
+            self.plans[skipped] = self.plans[skipped].skipped()
         if later and self.random.random() < 0.2:
             for i in later:
                 self.plans[i] = replace(self.plans[i], halves="conditional")
