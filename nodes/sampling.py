@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from ..stepvar_core.door import prepare, sample
-=======
 from ..stepvar_core.errors import OptionError
->>>>>>> main
 from ..stepvar_core.planning.goals import Auto
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
