@@ -280,6 +280,8 @@ class StepVARRun(PolicyRun):
     def score(self, x_BLC: Tensor, step: Pass) -> Scores:
         """Importance of every token of one guidance half, with what must stay ranked above everything."""
         scores = SELECTORS[self.policy.selector](x_BLC, self.context(step))
+        if step.index not in self.masks:  # pruned by a replan alone
+            self.masks[step.index] = self.policy.masks(step.scale, self.about)
         must_stay_BN, bonus_BN = self.masks[step.index]
         if bonus_BN is not None:
             scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + bonus_BN)
