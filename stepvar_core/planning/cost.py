@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from .. import guidance
 from ..families.base import TEXT_TOKENS, Cost
 from ..memory import cache_bytes
 from ..methods.policy import About, NoPruning, PassPlan, Policy, rows_per_pass
@@ -45,118 +45,123 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run as decided before it starts, per pass: its plan, the rows that run, guidance's weight, and the earlier
-    passes whose keys it reads, of those that run."""
+class Decided:
+    """What a policy makes of a run, on the host. plans, rows, weights: one per pass. seen: per pass the earlier ones
+    that run and whose keys it reads."""
 
-    schedule: ScaleSchedule
-    batch: int
     plans: list[PassPlan]
     rows: list[int]
     weights: list[float]
-    sees: list[list[int]]
+    seen: list[list[int]]
 
     @property
     def running(self) -> list[int]:
         return [i for i, plan in enumerate(self.plans) if not plan.is_skipped]
 
-    def tokens(self, i: int, layer: int, cost: Cost) -> int:
-        """Tokens of a pass that run in one layer, a text that leads the first included."""
-        return self.plans[i].layer_tokens(layer) + (cost.lead_tokens if i == self.running[0] else 0)
-
-    def head_rows(self, i: int) -> int:
-        """Rows the head answers for: both halves where guidance mixes their answers."""
-        return 2 * self.batch if self.rows[i] == 2 * self.batch and self.weights[i] else self.batch
-
-
-def decide(policy: Policy, model, about: About, weights: list[float]) -> Run:
-    """What runs under a policy that is resolved. weights: per pass, of guidance.weights."""
-    plans, schedule = policy.plan(about), about.schedule
-    runs = {i for i, plan in enumerate(plans) if not plan.is_skipped}
-    sees = [sorted(runs & set(model.sees(step, schedule))) for step in schedule.passes]
-    rows = rows_per_pass(plans, weights, about.batch)
-    return Run(schedule=schedule, batch=about.batch, plans=plans, rows=rows, weights=weights, sees=sees)
+    @property
+    def most_rows(self) -> int:
+        return max(self.rows)
 
 
 def estimate(
-    model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS
+    model,
+    schedule: ScaleSchedule,
+    pruning=None,
+    cfg=None,
+    batch: int = 1,
+    text_tokens: int = TEXT_TOKENS,
+    options: dict | None = None,
 ) -> Estimate:
     """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings.
 
-    text_tokens: length of the prompt, where the family reads one.
+    text_tokens: length of the prompt, where the family reads one. options: the family's switches.
     """
-    policy = (pruning or NoPruning()).resolve(model, schedule)
-    weights = guidance.weights(model, cfg, schedule)
-    cost, about = model.cost(text_tokens), About.of(model, schedule, batch)
-    run, dense = (decide(one, model, about, weights) for one in (policy, NoPruning()))
-    scales, itemsize = price(run, cost, model.dtype.itemsize), model.dtype.itemsize
-    kv = _cache_bytes(run, cost, itemsize)
-    f_hats = F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
-    held = max(run.rows) * cost.held_bytes + max(r * plan.remembers for r, plan in zip(run.rows, run.plans))
-    tail = run.rows[-1] * run.plans[-1].tokens * cost.tail_bytes
-    working = max(*(_working_bytes(run, i, cost) for i in run.running), tail)
-    weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    about, cost, itemsize = About.of(model, schedule, batch), model.cost(text_tokens), model.dtype.itemsize
+    weights = model.per_pass(schedule, model.Options.read(options), cfg=cfg).weights
+
+    def decide(policy: Policy) -> Decided:
+        plans = policy.plan(about)
+        runs = {i for i, plan in enumerate(plans) if not plan.is_skipped}
+        seen = [sorted(runs & set(model.sees(step, schedule))) for step in schedule.passes]
+        return Decided(plans, rows_per_pass(plans, weights, batch), weights, seen)
+
+    run = decide((pruning or NoPruning()).resolve(model, schedule))
+    dense = decide(NoPruning())
+    scales = price(run, cost, schedule, batch, itemsize)
+    dense_scales = price(dense, cost, schedule, batch, itemsize)
+    kv_bytes = cache_bytes(
+        [[tokens_of(run, cost, i, layer) for i in run.running] for layer in range(cost.layers)],
+        [[run.running.index(earlier) for earlier in run.seen[i]] for i in run.running],
+        run.most_rows,
+        cost.heads,
+        cost.head_dim,
+        itemsize,
+    )
     return Estimate(
         scales=scales,
-        flops=_total(run, scales, cost),
-        dense_flops=_total(dense, price(dense, cost, itemsize), cost),
-        kv_bytes=kv,
-        peak_bytes=weights_bytes + kv + f_hats + held + working,
+        flops=sum(s.flops for s in scales) + once(run, cost),
+        dense_flops=sum(s.flops for s in dense_scales) + once(dense, cost),
+        kv_bytes=kv_bytes,
+        peak_bytes=weights_bytes(model) + kv_bytes + held_bytes(run, cost, model, schedule, batch),
     )
 
 
-def price(run: Run, cost: Cost, itemsize: int) -> tuple[ScaleCost, ...]:
-    """What every pass of a run costs."""
-    read_again = {earlier for i in run.running for earlier in run.sees[i]}
+def price(run: Decided, cost: Cost, schedule: ScaleSchedule, batch: int, itemsize: int) -> tuple[ScaleCost, ...]:
+    """Every pass of a run in FLOPs, and in bytes of keys and values that later passes read."""
+    read = {earlier for i in run.running for earlier in run.seen[i]}
     scales = []
-    for i, (step, plan) in enumerate(zip(run.schedule.passes, run.plans)):
-        stored = 0
-        if i in read_again:
-            tokens = sum(run.tokens(i, layer, cost) for layer in range(cost.layers))
-            stored = 2 * run.rows[i] * tokens * cost.heads * cost.head_dim * itemsize
-        flops = 0 if plan.is_skipped else _blocks_flops(run, i, cost) + _head_flops(run, i, cost)
-        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, stored))
+    for step, plan, rows, weight in zip(schedule.passes, run.plans, run.rows, run.weights):
+        flops = kv_bytes = 0
+        if not plan.is_skipped:
+            for layer in range(cost.layers):
+                tokens = tokens_of(run, cost, step.index, layer)
+                keys = tokens + sum(tokens_of(run, cost, earlier, layer) for earlier in run.seen[step.index])
+                attention = 4 * keys * cost.heads * cost.head_dim
+                flops += rows * tokens * (cost.linear_per_token + cost.cross_per_token + attention)
+                if step.index in read:
+                    kv_bytes += 2 * rows * tokens * cost.heads * cost.head_dim * itemsize
+            answering = 2 * batch if rows == 2 * batch and weight else batch
+            flops += answering * plan.head * cost.head_per_token
+            if step.index:
+                flops += batch * plan.tokens * cost.embed_per_token
+            if step.scale_index == len(schedule) - 1 and cost.tail_per_token:  # reads the codes, at every position
+                flops += plan.tokens * (answering * cost.tail_per_token + batch * cost.embed_per_token)
+        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, kv_bytes))
     return tuple(scales)
 
 
-def _blocks_flops(run: Run, i: int, cost: Cost) -> int:
-    """Linears, cross-attention, and attention to the keys of earlier passes and of this one."""
-    flops = 0
-    for layer in range(cost.layers):
-        tokens = run.tokens(i, layer, cost)
-        keys = tokens + sum(run.tokens(earlier, layer, cost) for earlier in run.sees[i])
-        per_token = cost.linear_per_token + cost.cross_per_token + 4 * keys * cost.heads * cost.head_dim
-        flops += run.rows[i] * tokens * per_token
-    return flops
+def tokens_of(run: Decided, cost: Cost, index: int, layer: int) -> int:
+    """Tokens of a pass in one block; the first that runs carries the text before it."""
+    return run.plans[index].layer_tokens(layer) + (cost.lead_tokens if index == run.running[0] else 0)
 
 
-def _head_flops(run: Run, i: int, cost: Cost) -> int:
-    """The head, the embedding of what the pass reads, and what follows the last scale's codes, at every position."""
-    plan, embedded = run.plans[i], run.batch * run.plans[i].tokens * cost.embed_per_token
-    flops = run.head_rows(i) * plan.head * cost.head_per_token + (embedded if i else 0)
-    if cost.tail_per_token and run.schedule.passes[i].scale_index == len(run.schedule) - 1:
-        flops += plan.tokens * run.head_rows(i) * cost.tail_per_token + embedded  # it reads the codes
-    return flops
+def once(run: Decided, cost: Cost) -> int:
+    """FLOPs that are spent once, whatever the passes."""
+    return cost.per_run_and_row * run.most_rows + cost.per_run
 
 
-def _total(run: Run, scales: tuple[ScaleCost, ...], cost: Cost) -> int:
-    return sum(s.flops for s in scales) + cost.per_run_and_row * max(run.rows) + cost.per_run
+def weights_bytes(model) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _cache_bytes(run: Run, cost: Cost, itemsize: int) -> int:
-    lengths = [[run.tokens(i, layer, cost) for i in run.running] for layer in range(cost.layers)]
-    place = {i: n for n, i in enumerate(run.running)}
-    sees = [[place[earlier] for earlier in run.sees[i]] for i in run.running]
-    return cache_bytes(lengths, sees, max(run.rows), cost.heads, cost.head_dim, itemsize)
+def held_bytes(run: Decided, cost: Cost, model, schedule: ScaleSchedule, batch: int) -> int:
+    """The most a run holds beside weights and cache: what is constant, what a method remembers, and one pass's work."""
+    f_hats = F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
+    remembered = max(rows * plan.remembers for rows, plan in zip(run.rows, run.plans))
+    working = max(working_bytes(cost, plan, rows, batch) for plan, rows in zip(run.plans, run.rows))
+    tail = run.rows[-1] * run.plans[-1].tokens * cost.tail_bytes
+    return run.most_rows * cost.held_bytes + f_hats + remembered + max(working, tail)
 
 
-def _working_bytes(run: Run, i: int, cost: Cost) -> int:
+def working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     """The most one pass holds at a time, inside a block or between head and code."""
-    plan, rows = run.plans[i], run.rows[i]
+    if plan.is_skipped:
+        return 0
+    running = max(plan.kept)
     stream = STREAM_BYTES * rows * plan.tokens * cost.width
-    block = rows * max(plan.kept) * cost.block_bytes + (3 * stream if max(plan.kept) < plan.tokens else 0)
+    block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
     spread = cost.spread_bytes or cost.draw_bytes // 2  # between kept tokens' logits and a draw at every position
-    return max(block, stream + run.batch * max(plan.head * cost.draw_bytes, plan.tokens * spread))
+    return max(block, stream + batch * max(plan.head * cost.draw_bytes, plan.tokens * spread))
 
 
 def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dict:
@@ -164,26 +169,39 @@ def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dic
     web/lib/plan.js.
 
     scales: per scale its size, its tokens, `place` (the n of ratio_n, 0 = always dense), and whether it may be skipped.
-    guided: per pass whether guidance runs there for a strength other than `neutral_cfg`.
+    guided: per pass whether guidance runs there for a strength other than `neutral_cfg`. sees: per pass the earlier
+    ones it reads, as [first, behind the last].
     """
-    is_video = schedule.final.clip > 0
     scales = [
         {
-            "size": list(s.grid),
-            "tokens": s.tokens,
-            "repeats": s.repeats,
-            "place": 0 if is_video and s.clip == 0 else schedule.steps_from_end(i),
-            "can_skip": i > 0 and (not is_video or i == len(schedule) - 1),
+            "size": list(scale.grid),
+            "tokens": scale.tokens,
+            "repeats": scale.repeats,
+            "place": schedule.place(i),
+            "can_skip": schedule.may_skip(i),
         }
-        for i, s in enumerate(schedule)
+        for i, scale in enumerate(schedule)
     ]
+    settings = model.per_pass(schedule, model.Options.read(None), cfg=model.neutral_cfg + 1)
     return {
         "scales": scales,
         "cost": asdict(model.cost(text_tokens)),
         "first_layer": model.first_layer,
         "itemsize": model.dtype.itemsize,
-        "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weights_bytes": weights_bytes(model),
         "default_cfg": model.config.defaults.cfg,
         "neutral_cfg": model.neutral_cfg,
-        "guided": [t != 0 for t in guidance.weights(model, model.neutral_cfg + 1, schedule)],
+        "guided": [t != 0 for t in settings.weights],
+        "sees": [as_ranges(model.sees(step, schedule)) for step in schedule.passes],
     }
+
+
+def as_ranges(indices: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as runs of neighbours, [first, behind the last]."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([index, index + 1])
+    return ranges
