@@ -136,5 +136,5 @@ class VAREncode(io.ComfyNode):
     @classmethod
     def execute(cls, vae, image, latent, seed=0) -> io.NodeOutput:
         schedule = schedule_of(latent)
-        codes, soft, samples = encode_codes(vae, image, schedule)
-        return io.NodeOutput(pack_latent(codes, soft, schedule, tuple(range(len(samples))), samples))
+        codes, samples = encode_codes(vae, image, schedule)
+        return io.NodeOutput(pack_latent(codes, schedule, tuple(range(len(samples))), samples))

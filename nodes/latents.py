@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..stepvar_core.codes import Codes
 from ..stepvar_core.errors import ConditionMismatch, LatentMismatch, ScheduleMismatch
 from ..stepvar_core.families.registry import family_of
-from ..stepvar_core.sampler import Result
 from ..stepvar_core.schedule import ScaleSchedule
 
 # how far a mask's aspect ratio may be off, as a logarithm: photos of 3:2 and cameras' 16:9 fit their templates
@@ -30,9 +30,7 @@ def empty_latent(model, schedule: ScaleSchedule, batch: int, device) -> dict:
     return {"samples": torch.zeros(batch, *model.latent_shape(schedule), device=device), "var_schedule": schedule}
 
 
-def pack_latent(
-    codes: list[Tensor], soft: list[Tensor | None], schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor
-) -> dict:
+def pack_latent(codes: Codes, schedule: ScaleSchedule, rows: tuple[int, ...], samples: Tensor) -> dict:
     """LATENT of f_hat and the codes it was built from, with a fingerprint per picture."""
     return {
         "samples": samples,
@@ -40,7 +38,7 @@ def pack_latent(
         "batch_index": list(rows),
         "var_codes": {
             "codes": [c.cpu() for c in codes],
-            "soft": [None if s is None else s.cpu() for s in soft],
+            "soft": [None if s is None else s.cpu() for s in codes.soft],
             "rows": fingerprints(samples),
         },
     }
@@ -65,42 +63,20 @@ class LatentInput:
     stored: dict | None
     mask: Tensor | None
 
-    def codes(self, quantizer, device):
-        """Codes of `samples`: a picture's stored ones where a stock node left it alone, else requantised ones.
-
-        Returns a list of codes per pass, or a Result where the pictures hold more than codes (smoothed runs, HART's
-        residual).
-        """
+    def codes(self, quantizer, device) -> Codes:
+        """Codes of `samples`: a picture's stored ones where a stock node left it alone, else requantised ones."""
         known = {row: i for i, row in enumerate(self.stored["rows"])} if self.stored is not None else {}
         wanted = [known.get(row) for row in fingerprints(self.samples)]
-        if None in wanted:
-            codes, soft = self._requantised(quantizer, self.samples.to(device), wanted)
-        else:
-            index = torch.tensor(wanted)
-            codes = [c[index] for c in self.stored["codes"]]
-            soft = [None if s is None else s[index] for s in self.stored["soft"]]
-        return Result(codes, self.samples, None, self.schedule, soft) if any(s is not None for s in soft) else codes
-
-    def _requantised(
-        self, quantizer, samples: Tensor, wanted: list[int | None]
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Codes and soft features of samples; rows that are known by their place among the stored ones take those."""
+        stored = Codes(self.stored["codes"], self.stored["soft"]) if known else Codes()
+        if None not in wanted:
+            return stored.rows(wanted)
+        samples = self.samples.to(device)
         codes = quantizer.encode(samples, self.schedule)
-        soft = quantizer.soft_features(samples, codes, self.schedule)
-        known = [(row, i) for row, i in enumerate(wanted) if i is not None]
-        if not known or any(f.shape[1] != c.shape[1] for f, c in zip(codes, self.stored["codes"])):
-            return codes, soft
-        for p, step in enumerate(self.schedule.passes):
-            stored = self.stored["soft"][p]
-            if stored is not None and soft[p] is None:
-                soft[p] = quantizer.lookup(codes[p], step.scale)
-            for row, i in known:
-                codes[p][row] = self.stored["codes"][p][i]
-                if soft[p] is not None:
-                    soft[p][row] = (
-                        quantizer.lookup(codes[p][row : row + 1], step.scale)[0] if stored is None else stored[i]
-                    )
-        return codes, soft
+        fresh = Codes(codes, quantizer.soft_features(samples, codes, self.schedule))
+        rows = {row: i for row, i in enumerate(wanted) if i is not None}
+        if not rows or any(f.shape[1] != c.shape[1] for f, c in zip(fresh, stored)):
+            return fresh
+        return fresh.with_rows(rows, stored, self.schedule, quantizer)
 
 
 def read_latent(latent: dict, model) -> LatentInput:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..stepvar_core.door import prepare, sample
 from ..stepvar_core.errors import OptionError
 from ..stepvar_core.planning.goals import Auto
-from ..stepvar_core.sampler import prepare, sample
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
 from .latents import check_holds_picture, check_mask, pack_latent, read_condition, read_latent
@@ -170,7 +170,7 @@ class VARSampler(io.ComfyNode):
         result, picture = running.run(model, cls.hidden, job)
         auto.learn(timed_as, result.trace)
         trace = with_work(result.trace, auto.cost(policy))
-        packed = pack_latent(result.codes, result.soft, result.schedule, given.rows, running.to_host(result.latent))
+        packed = pack_latent(result.codes, result.schedule, given.rows, running.to_host(result.latent))
         seen = [] if picture is None else temporary(picture, cls)
         return io.NodeOutput(packed, trace, ui={"stepvar": [trace_message(trace, seen)]})
 

@@ -6,6 +6,7 @@ result = sv.sample(model, vae, model.class_condition([207]), schedule=model.sche
 image_BHW3 = vae.decode(result.latent)
 """
 
+from .door import sample
 from .errors import (
     CheckpointMismatch,
     ConditionMismatch,
@@ -20,7 +21,7 @@ from .methods import accelerator
 from .methods.policy import NoPruning
 from .methods.stepvar import StepVAR
 from .planning.cost import Estimate, estimate
-from .sampler import Result, ScaleStep, sample
+from .sampler import Result, ScaleStep
 from .schedule import Pass, Scale, ScaleSchedule
 from .trace import ScaleTrace, Trace
 

@@ -1,14 +1,26 @@
-"""Classifier-free guidance: how strong in each pass, and the combination itself."""
+"""How every pass draws: classifier-free guidance, temperature and filters, and the combination of both halves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 
 from torch import Tensor
 
 from .errors import OptionError
 from .schedule import ScaleSchedule
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How every pass draws. weights: the t of guidance.combine. smooth: whether it adds a mixture of features."""
+
+    weights: list[float]
+    temperature: list[float]
+    top_k: list[int]
+    top_p: list[float]
+    smooth: list[bool]
 
 
 def per_scale(name: str, value, default: float | Sequence[float], schedule: ScaleSchedule) -> list[float]:
@@ -45,3 +57,23 @@ def combine(logits_RLV: Tensor, t: float) -> Tensor:
     """
     conditional, unconditional = logits_RLV.chunk(2)
     return (1 + t) * conditional - t * unconditional
+
+
+def positive(name: str, value: float) -> float:
+    if value <= 0:
+        raise OptionError(
+            f"{name} is {value!r}.", "Use a number above 0; for the single most likely token set top_k to 1."
+        )
+    return float(value)
+
+
+def count(name: str, value) -> int:
+    if int(value) != value or value < 0:
+        raise OptionError(f"{name} is {value!r}.", "Use a whole number; 0 switches it off.")
+    return int(value)
+
+
+def share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}.", "Use a number from 0 to 1; 0 switches it off.")
+    return float(value)

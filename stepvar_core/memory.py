@@ -1,94 +1,232 @@
-"""Keys and values of the scales already run, preallocated once per run and dropped with it."""
+"""What a pass remembers of earlier ones: keys and values, allocated once per run and dropped with it.
+
+The runs of the blocks are numbered in the order they come; each is a pass, or a part of one. `sees` says whose keys
+one reads: those of all earlier scales for VAR, none for a model whose scales see themselves alone. Only what a later
+run reads is stored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Sees = Sequence[Sequence[int]]
 
-def cache_bytes(lengths: Sequence[Sequence[int]], rows: int, heads: int, head_dim: int, itemsize: int) -> int:
-    """Bytes a KVCache of these arguments allocates. lengths[layer][pass] is the number of tokens a pass runs there."""
-    stored = sum(sum(per_pass[:-1]) for per_pass in lengths)
-    workspace = max((sum(per_pass) for per_pass in lengths), default=0)
+
+def everything_before(runs: int) -> list[range]:
+    """`sees` of a block-causal model: every run reads all earlier ones."""
+    return [range(run) for run in range(runs)]
+
+
+def read_again(sees: Sees) -> frozenset[int]:
+    """The runs whose keys a later one reads."""
+    return frozenset(earlier for seen in sees for earlier in seen)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Room for the keys of one layer, in tokens.
+
+    stored: of the runs that a later one reads. workspace: the most that must be laid side by side because it does not
+    lie so: what a run reads, and its own.
+    """
+
+    stored: int
+    workspace: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], sees: Sees) -> Layout:
+        """lengths: tokens per run."""
+        read = read_again(sees)
+        slots: list[slice | None] = []
+        stored = workspace = 0
+        for run, tokens in enumerate(lengths):
+            slots.append(slice(stored, stored + tokens) if run in read else None)
+            stored += tokens if run in read else 0
+            seen = [slots[earlier] for earlier in sees[run]]
+            if seen and not _is_prefix(seen, slots[run]):
+                workspace = max(workspace, sum(s.stop - s.start for s in seen) + tokens)
+        return cls(stored, workspace)
+
+
+def cache_bytes(
+    lengths: Sequence[Sequence[int]], sees: Sees, rows: int, heads: int, head_dim: int, itemsize: int
+) -> int:
+    """Bytes a KVCache of these arguments allocates. lengths[layer][run]: tokens of a run in a layer."""
+    layouts = [Layout.of(per_run, sees) for per_run in lengths]
+    stored, workspace = sum(one.stored for one in layouts), max((one.workspace for one in layouts), default=0)
     return 2 * rows * heads * head_dim * (stored + workspace) * itemsize
 
 
 class KVCache:
     """Keys and values of every layer, (rows, heads, tokens, head_dim) each.
 
-    lengths[layer][pass]: tokens that pass runs in that layer, known before the loop, so nothing grows inside it.
-    The last pass is read by nobody: instead of a slot in every layer it gets one workspace that all layers share.
-    heartbeat: called once per layer and pass; a host raises out of it to stop within a long scale.
+    lengths[layer][run]: the most tokens a run of the blocks has in that layer, known before the loop, so nothing grows
+    inside it. sees[run]: the earlier runs it reads; one that did not run after all is left out. One workspace, shared
+    by all layers, takes what must lie side by side. attention(q, k, v, attn_mask=None, scale=None): torch's, or a
+    host's. heartbeat: called once per layer and run; a host raises out of it to stop within a long scale.
     """
 
     def __init__(
         self,
         lengths: Sequence[Sequence[int]],
+        sees: Sees,
         rows: int,
         heads: int,
         head_dim: int,
         dtype,
         device,
         heartbeat: Callable[[], None] | None = None,
+        attention: Callable[..., Tensor] = F.scaled_dot_product_attention,
     ):
         def pair(tokens: int) -> tuple[Tensor, Tensor]:
             shape = (rows, heads, tokens, head_dim)
             return torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
 
-        self.lengths = [tuple(per_pass) for per_pass in lengths]
-        self.stored = [pair(sum(per_pass[:-1])) for per_pass in self.lengths]
-        self.workspace = pair(max(sum(per_pass) for per_pass in self.lengths))
-        self.filled = [0] * len(self.lengths)
-        self.done = [0] * len(self.lengths)
-        self.rows = slice(0, rows)
-        self.heartbeat = heartbeat
-        self.together: BlockCausal | None = None  # set while the first passes run as one
+        self.lengths = [tuple(per_run) for per_run in lengths]
+        self.sees, self.read = [tuple(seen) for seen in sees], read_again(sees)
+        layouts = [Layout.of(per_run, sees) for per_run in lengths]
+        self.stored = [pair(layout.stored) for layout in layouts]
+        self.workspace = pair(max(layout.workspace for layout in layouts))
+        self.slots: list[dict[int, slice]] = [{} for _ in lengths]
+        self.dtype, self.device = dtype, device
+        self.heartbeat, self.attention = heartbeat, attention
 
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for kv in (*self.stored, self.workspace) for t in kv)
 
+    def opened(self, runs: Sequence[int], rows: slice) -> Memory:
+        """The memory of a run, or of several that go through the blocks as one. rows: those of the cache that run."""
+        return Memory(self, tuple(runs), rows) if len(runs) == 1 else SharedMemory(self, tuple(runs), rows)
+
+    def store(self, layer: int, run: int, k: Tensor, v: Tensor, rows: slice) -> slice | None:
+        """Keeps a run's keys and values behind those already there, if anybody will read them. Returns their place."""
+        if run not in self.read:
+            return None
+        slots = self.slots[layer]
+        start = max((s.stop for s in slots.values()), default=0)
+        slots[run] = own = slice(start, start + k.shape[2])
+        for target, values in zip(self.stored[layer], (k, v)):
+            target[rows, :, own] = values
+        return own
+
+    def seen(self, layer: int, runs: Sequence[int]) -> list[slice]:
+        """Places of the runs that `runs` read, but for these themselves."""
+        slots = self.slots[layer]
+        earlier = sorted({i for run in runs for i in self.sees[run]} - set(runs))
+        return [slots[i] for i in earlier if i in slots]
+
+
+class Memory:
+    """The cache as one run of the blocks sees it: the seam between a model and what came before."""
+
+    def __init__(self, cache: KVCache, runs: tuple[int, ...], rows: slice):
+        self.cache, self.runs, self.rows = cache, runs, rows
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-        """Attention of this pass's queries to all stored keys and its own; stores the own ones for the passes to come.
+        """Attention of this run's queries to the keys it sees and its own; stores the own ones for runs to come.
 
-        q, k, v: (rows running, heads, L, head_dim); k and v are stored in the cache's dtype, which is q's.
-        `self.rows` says which rows of the cache are running.
-        scale: softmax scale, None = 1 / sqrt(head_dim).
+        q: (rows running, heads, L, head_dim); k and v likewise, with as many heads or a divisor of them, and are read
+        in the cache's dtype, which is q's. scale: softmax scale, None = 1 / sqrt(head_dim).
         """
-        if self.heartbeat is not None:
-            self.heartbeat()
-        start, stop = self.filled[layer], self.filled[layer] + k.shape[2]
-        if self.together is not None:
-            return self._attend_together(layer, q, k, v, scale)
-        is_last = self.done[layer] == len(self.lengths[layer]) - 1
-        keys, values = self.workspace if is_last else self.stored[layer]
-        if is_last and start:
-            keys[self.rows, :, :start] = self.stored[layer][0][self.rows, :, :start]
-            values[self.rows, :, :start] = self.stored[layer][1][self.rows, :, :start]
-        keys[self.rows, :, start:stop] = k
-        values[self.rows, :, start:stop] = v
-        self.filled[layer], self.done[layer] = stop, self.done[layer] + 1
-        return F.scaled_dot_product_attention(q, keys[self.rows, :, :stop], values[self.rows, :, :stop], scale=scale)
+        self._beat()
+        return self._answer(q, *self.laid_out(layer, k, v), scale)
 
-    def _attend_together(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """The first passes of a run at once, each seeing itself and the earlier ones; stores them all."""
-        keys, values = self.stored[layer]
-        keys[self.rows, :, : k.shape[2]] = k
-        values[self.rows, :, : v.shape[2]] = v
-        self.filled[layer], self.done[layer] = k.shape[2], self.together.passes
-        return self.together.attend(layer, q, k, v, scale)
+    def laid_out(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values this run reads, the own ones last; stores those."""
+        cache, seen = self.cache, self.cache.seen(layer, self.runs)
+        own = cache.store(layer, self.runs[0], k, v, self.rows)
+        stored = [t[self.rows] for t in cache.stored[layer]]
+        if _is_prefix(seen, own):
+            return stored[0][:, :, : own.stop], stored[1][:, :, : own.stop]
+        if not seen:
+            return k.to(cache.dtype), v.to(cache.dtype)
+        laid = []
+        for target, source, values in zip((t[self.rows] for t in cache.workspace), stored, (k, v)):
+            end = 0
+            for start, stop in _joined(seen):
+                target[:, :, end : end + stop - start] = source[:, :, start:stop]
+                end += stop - start
+            target[:, :, end : end + values.shape[2]] = values
+            laid.append(target[:, :, : end + values.shape[2]])
+        return laid[0], laid[1]
+
+    def _beat(self) -> None:
+        if self.cache.heartbeat is not None:
+            self.cache.heartbeat()
+
+    def _answer(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
+        grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+        return self.cache.attention(q, k, v, attn_mask=mask, scale=scale, **grouped)
+
+
+class SharedMemory(Memory):
+    """Several runs at once, each seeing what it would see alone."""
+
+    def __init__(self, cache: KVCache, runs: tuple[int, ...], rows: slice):
+        super().__init__(cache, runs, rows)
+        self.masks: dict[tuple[int, ...], Tensor] = {}  # layers of equal lengths share one
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+        self._beat()
+        cache, runs, slots = self.cache, self.runs, self.cache.slots[layer]
+        own = [cache.lengths[layer][run] for run in runs]
+        earlier = [i for i in sorted({i for run in runs for i in cache.sees[run]} - set(runs)) if i in slots]
+        before = [slots[i] for i in earlier]
+        for run, k_run, v_run in zip(runs, k.split(own, 2), v.split(own, 2)):
+            cache.store(layer, run, k_run, v_run, self.rows)
+        lengths = (*(s.stop - s.start for s in before), *own)
+        if lengths not in self.masks:
+            seen = [{*cache.sees[run], run} for run in runs]
+            self.masks[lengths] = visible((*earlier, *runs), lengths, seen, own, cache.device)
+        if before:
+            stored = [t[self.rows] for t in cache.stored[layer]]
+            k, v = (torch.cat([*(t[:, :, s] for s in before), x.to(t)], 2) for t, x in zip(stored, (k, v)))
+        return self._answer(q, k.to(q.dtype), v.to(q.dtype), scale, self.masks[lengths])
 
 
 class BlockCausal:
     """Attention of a whole schedule at once: a token sees its own scale and all earlier ones. Nothing is stored."""
 
     def __init__(self, lengths: Sequence[int], device):
-        self.passes = len(lengths)
-        level_L = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
-        self.visible_LL = level_L[:, None] >= level_L[None, :]
+        runs = range(len(lengths))
+        self.visible_LL = visible(runs, lengths, [range(run + 1) for run in runs], lengths, device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=self.visible_LL, scale=scale)
+
+
+def visible(
+    runs: Sequence[int], keys: Sequence[int], seen: Sequence[Container[int]], queries: Sequence[int], device
+) -> Tensor:
+    """(query tokens, key tokens) bool: which keys every token reads.
+
+    keys: tokens of each of `runs`. seen: per run of queries the runs it reads, itself included. queries: its tokens.
+    """
+    is_seen = torch.tensor([[run in reads for run in runs] for reads in seen])
+    by_query = is_seen.repeat_interleave(torch.tensor(queries), 0)
+    return by_query.repeat_interleave(torch.tensor(keys), 1).to(device)
+
+
+def _is_prefix(seen: Sequence[slice], own: slice | None) -> bool:
+    """Whether what is seen and a run's own keys lie one after the other from the first stored key on."""
+    if own is None:
+        return False
+    ends = [0, *(s.stop for s in seen)]
+    return all(s.start == end for s, end in zip([*seen, own], ends))
+
+
+def _joined(slots: Sequence[slice]) -> list[tuple[int, int]]:
+    """Neighbouring slices as one, in the order given: fewer copies."""
+    joined: list[tuple[int, int]] = []
+    for s in slots:
+        if joined and joined[-1][1] == s.start:
+            joined[-1] = (joined[-1][0], s.stop)
+        else:
+            joined.append((s.start, s.stop))
+    return joined

@@ -89,6 +89,20 @@ class ScaleSchedule:
         clip = self.scales[scale_index].clip
         return sum(s.clip == clip for s in self.scales[scale_index:])
 
+    @property
+    def is_video(self) -> bool:
+        return self.final.clip > 0
+
+    def place(self, scale_index: int) -> int:
+        """The n of the `ratio_n` that prunes a scale; 0 = none does: a video's image clip is exempt (DESIGN 2.1)."""
+        is_exempt = self.is_video and self.scales[scale_index].clip == 0
+        return 0 if is_exempt else self.steps_from_end(scale_index)
+
+    def may_skip(self, scale_index: int) -> bool:
+        """Whether a scale may be left out: never the first, and in a video only the last, or a clip would lack its
+        end."""
+        return scale_index > 0 and (not self.is_video or scale_index == len(self) - 1)
+
     def describe(self) -> str:
         return " ".join(f"{s.h}x{s.w}" if s.t == 1 else f"{s.t}x{s.h}x{s.w}" for s in self.scales)
 

@@ -69,14 +69,6 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if is_upload else values.to(device)
 
 
-def maskgit_counts(tokens: int, steps: int) -> list[int]:
-    """How many positions each step predicts: the cosine schedule of MaskGIT, at least one left for every later step."""
-    masked = [tokens]
-    for step in range(1, steps):
-        masked.append(max(1, min(masked[-1] - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps)))))
-    return [n for n in (a - b for a, b in zip(masked, [*masked[1:], 0])) if n > 0]
-
-
 def filtered(logits_BLV: Tensor, top_k: int, top_p: float) -> Tensor:
     """Logits with -inf outside the top_k best (ties kept) and outside the smallest set of mass top_p.
 

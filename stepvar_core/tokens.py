@@ -60,20 +60,4 @@ class TrailingTokens(DenseTokens):
         return self.tokens.leave(x_RLC[:, self.lead :])
 
 
-class PartTokens(DenseTokens):
-    """Some positions of the grid run, index_BK of every image, the same ones in both guidance halves."""
-
-    def __init__(self, index_BK: Tensor):
-        self.index_BK = index_BK
-
-    def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
-        return self.rows(x_RLC) if layer == 0 else x_RLC
-
-    def rows(self, table_RLX: Tensor) -> Tensor:
-        index_RK = self.index_BK.repeat(max(len(table_RLX) // len(self.index_BK), 1), 1)
-        return table_RLX.expand(len(index_RK), -1, -1).gather(
-            1, index_RK.unsqueeze(-1).expand(-1, -1, table_RLX.shape[-1])
-        )
-
-
 DENSE = DenseTokens()

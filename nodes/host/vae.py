@@ -8,6 +8,7 @@ import comfy.model_management as management
 import comfy.utils
 import torch
 
+from ...stepvar_core.codes import Codes
 from ...stepvar_core.errors import LatentMismatch
 from .running import to_host
 
@@ -75,11 +76,8 @@ class HostVAE:
             )
 
 
-def encode_codes(
-    vae, image: torch.Tensor, schedule
-) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
-    """Codes per pass of pictures (B, H, W, 3), scaled and cropped to the schedule's size, what else they hold, and
-    their f_hat (B, C, h, w)."""
+def encode_codes(vae, image: torch.Tensor, schedule) -> tuple[Codes, torch.Tensor]:
+    """Codes of pictures (B, H, W, 3), scaled and cropped to the schedule's size, and their f_hat (B, C, h, w)."""
     if not isinstance(vae, HostVAE):
         raise LatentMismatch(
             "This VAE belongs to another kind of model and has no scale-by-scale tokens.",
@@ -90,5 +88,5 @@ def encode_codes(
         image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center"
     ).movedim(1, -1)
     management.load_models_gpu([vae.patcher], memory_required=fitted.numel() * vae.codec.config.ch * 8)
-    codes, soft, f_hat = vae.codec.encode_all(fitted, schedule)
-    return codes, soft, to_host(f_hat)
+    codes, f_hat = vae.codec.encode_all(fitted, schedule)
+    return codes, to_host(f_hat)

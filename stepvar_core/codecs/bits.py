@@ -19,11 +19,12 @@ from ..errors import LatentMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..token_sampling import Streams, bit_odds, draw_bits
 from .multiscale import only_where
+from .quantizer import Quantizer
 
 NOTHING = 255  # every bit of a position that added nothing to f_hat
 
 
-class BitwiseQuantizer:
+class BitwiseQuantizer(Quantizer):
     """dim: channels of the latent; patch: latent cells along each edge of a token."""
 
     nothing = NOTHING
@@ -38,24 +39,25 @@ class BitwiseQuantizer:
 
     # codes -----------------------------------------------------------------------------------
 
-    def no_codes(self, batch: int, tokens: int, device) -> Tensor:
+    def no_codes(self, batch: int, scale: Scale, device) -> Tensor:
         """Codes (B, L, bits) uint8 of positions that add nothing."""
-        return torch.full((batch, tokens, self.bits), NOTHING, dtype=torch.uint8, device=device)
+        return torch.full((batch, scale.tokens, self.bits), NOTHING, dtype=torch.uint8, device=device)
 
     def is_added(self, codes_BLD: Tensor) -> Tensor:
         """(B, L) bool: where the codes add something."""
         return codes_BLD[..., 0] != NOTHING
 
-    def check_codes(self, codes_BLD: Tensor, batch: int, tokens: int, name: str) -> None:
-        """Raises LatentMismatch unless the codes are bits of this quantiser, `tokens` (or none) for each picture."""
+    def check_codes(self, codes_BLD: Tensor, batch: int, scale: Scale, name: str) -> None:
+        """Raises LatentMismatch unless the codes are bits of this quantiser, as many as the scale has tokens, or
+        none."""
         if (
             codes_BLD.ndim != 3
             or codes_BLD.shape[0] != batch
-            or codes_BLD.shape[1] not in (0, tokens)
+            or codes_BLD.shape[1] not in (0, scale.tokens)
             or codes_BLD.shape[2] != self.bits
         ):
             raise LatentMismatch(
-                f"{name} are {tuple(codes_BLD.shape)}; expected ({batch}, {tokens}, {self.bits}).",
+                f"{name} are {tuple(codes_BLD.shape)}; expected ({batch}, {scale.tokens}, {self.bits}).",
                 "Use codes of the same batch, model and schedule.",
             )
         is_nothing = codes_BLD == NOTHING
@@ -112,10 +114,9 @@ class BitwiseQuantizer:
             h_BCHW = F.interpolate(h_BCHW, size=size, mode="bilinear", align_corners=False)
         return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
 
-    def next_input(self, f_hat_BCHW: Tensor, scale: Scale) -> Tensor:
-        """f_hat as the next scale reads it, (B, bits, h, w). Linear and not antialiased: so the weights were
-        trained."""
-        size = self.cells(scale)
+    def next_input(self, f_hat_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        """f_hat as a pass reads it, (B, bits, h, w). Linear and not antialiased: so the weights were trained."""
+        size = self.cells(step.scale)
         if f_hat_BCHW.shape[-2:] != size:
             f_hat_BCHW = F.interpolate(f_hat_BCHW, size=size, mode="bilinear", align_corners=False)
         return self.patchify(f_hat_BCHW)
@@ -138,18 +139,3 @@ class BitwiseQuantizer:
             codes.append(rearrange(self.patchify(z_BChw) > 0, "b d h w -> b (h w) d").to(torch.uint8))
             residual -= self.contribution(self.lookup(codes[-1], step.scale), step, schedule)
         return codes
-
-    def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[None]:
-        """Per pass what a feature map holds beside its codes: nothing."""
-        return [None] * len(codes)
-
-    def decode_codes(self, codes: list[Tensor], schedule: ScaleSchedule) -> Tensor:
-        """f_hat (B, C, H, W) of complete or partial codes, one (B, L, bits) tensor per pass; L = 0 for a skipped
-        pass."""
-        f_hat = self.empty(len(codes[0]), schedule, codes[0].device)
-        for step, codes_BLD in zip(schedule.passes, codes):
-            if codes_BLD.shape[1]:
-                f_hat = f_hat + self.contribution(
-                    self.lookup(codes_BLD, step.scale), step, schedule, self.is_added(codes_BLD)
-                )
-        return f_hat

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..codes import Codes
 from ..errors import CheckpointMismatch, LatentMismatch, ShapeMismatch
 from ..schedule import ScaleSchedule
 
@@ -101,14 +102,11 @@ class Codec(nn.Module):
         seed is part of the interface and unused: these quantisers draw nothing. Raises ShapeMismatch unless the picture
         is the schedule's size in pixels.
         """
-        return self.encode_all(image, schedule)[0]
+        return list(self.encode_all(image, schedule)[0])
 
     @torch.inference_mode()
-    def encode_all(
-        self, image: Tensor, schedule: ScaleSchedule | None = None
-    ) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-        """encode's codes; per pass what the picture holds beside them, None for nothing (Result.soft); and f_hat of
-        both."""
+    def encode_all(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Codes, Tensor]:
+        """encode's codes with what the picture holds beside them, and f_hat of both."""
         schedule = schedule or self.own_schedule()
         expected = (schedule.final.h * self.config.token_stride, schedule.final.w * self.config.token_stride, 3)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
@@ -120,4 +118,5 @@ class Codec(nn.Module):
         quantizer = self.quantizer_on(f_BCHW.device)
         codes = quantizer.encode(f_BCHW, schedule)
         soft = quantizer.soft_features(f_BCHW, codes, schedule)
-        return codes, soft, quantizer.decode_codes(codes, schedule) if soft[-1] is None else f_BCHW.float()
+        f_hat = quantizer.decode_codes(codes, schedule) if soft[-1] is None else f_BCHW.float()
+        return Codes(codes, soft), f_hat

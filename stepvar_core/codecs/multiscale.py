@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import LatentMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..token_sampling import Streams, draw_ids, filtered
+from .quantizer import Quantizer
 
 NOTHING = -1  # the id of a position that added nothing to f_hat
 
@@ -48,7 +49,7 @@ class Phi(nn.Module):
         return h_BCHW.mul(1 - self.ratio).add_(conv(h_BCHW).mul_(self.ratio))
 
 
-class MultiScaleQuantizer(nn.Module):
+class MultiScaleQuantizer(nn.Module, Quantizer):
     """Codebook and phi convolutions. Codes are ids (B, L) int64 per scale, NOTHING (-1) where nothing was added.
 
     vocab_size codes of `dim` channels; phi_count convolutions; phi_ratio is upstream's quant_resi.
@@ -69,19 +70,20 @@ class MultiScaleQuantizer(nn.Module):
 
     # codes -----------------------------------------------------------------------------------
 
-    def no_codes(self, batch: int, tokens: int, device) -> Tensor:
+    def no_codes(self, batch: int, scale: Scale, device) -> Tensor:
         """Codes (B, L) int64 of positions that add nothing."""
-        return torch.full((batch, tokens), NOTHING, dtype=torch.int64, device=device)
+        return torch.full((batch, scale.tokens), NOTHING, dtype=torch.int64, device=device)
 
     def is_added(self, ids_BL: Tensor) -> Tensor:
         """(B, L) bool: where the codes add something."""
         return ids_BL >= 0
 
-    def check_codes(self, ids_BL: Tensor, batch: int, tokens: int, name: str) -> None:
-        """Raises LatentMismatch unless the codes are ids of this quantiser, `tokens` (or none) for each picture."""
-        if ids_BL.ndim != 2 or ids_BL.shape[0] != batch or ids_BL.shape[1] not in (0, tokens):
+    def check_codes(self, ids_BL: Tensor, batch: int, scale: Scale, name: str) -> None:
+        """Raises LatentMismatch unless the codes are ids of this quantiser, as many as the scale has tokens, or
+        none."""
+        if ids_BL.ndim != 2 or ids_BL.shape[0] != batch or ids_BL.shape[1] not in (0, scale.tokens):
             raise LatentMismatch(
-                f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {tokens}).",
+                f"{name} are {tuple(ids_BL.shape)}; expected ({batch}, {scale.tokens}).",
                 "Use codes of the same batch and schedule.",
             )
         if ids_BL.dtype == torch.bool or ids_BL.is_floating_point() or ids_BL.is_complex():
@@ -129,15 +131,16 @@ class MultiScaleQuantizer(nn.Module):
         h_BCHW = h_BChw.float()
         if h_BCHW.shape[-2:] != (final.h, final.w):
             h_BCHW = F.interpolate(h_BCHW, size=(final.h, final.w), mode="bicubic")
-        h_BCHW = self.refined(h_BCHW, step, schedule)
+        h_BCHW = self.refine(h_BCHW, step, schedule)
         return h_BCHW if added_BL is None else only_where(added_BL, h_BCHW, step.scale)
 
-    def refined(self, h_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
+    def refine(self, h_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """A scale's features at the final grid, blended by its phi."""
         return self.quant_resi(h_BCHW, step.scale_index, len(schedule))
 
-    def next_input(self, f_hat_BCHW: Tensor, scale: Scale) -> Tensor:
-        """f_hat as the next scale reads it, (B, C, h, w): area-averaged to its grid."""
+    def next_input(self, f_hat_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        """f_hat as a pass reads it, (B, C, h, w): area-averaged to its grid."""
+        scale = step.scale
         if f_hat_BCHW.shape[-2:] == (scale.h, scale.w):
             return f_hat_BCHW
         return F.interpolate(f_hat_BCHW, size=(scale.h, scale.w), mode="area")
@@ -158,23 +161,9 @@ class MultiScaleQuantizer(nn.Module):
         book_VC = self.embedding.weight.float()
         book_norm_V = book_VC.square().sum(-1)
         for step in schedule.passes:
-            z_NC = rearrange(self.next_input(residual, step.scale), "b c h w -> (b h w) c")
+            z_NC = rearrange(self.next_input(residual, step, schedule), "b c h w -> (b h w) c")
             distance_NV = torch.addmm(book_norm_V, z_NC, book_VC.T, alpha=-2)  # |z|^2 is the same for every code
             ids_BL = distance_NV.argmin(-1).view(len(f_BCHW), -1)
             codes.append(ids_BL)
             residual -= self.contribution(self.lookup(ids_BL, step.scale), step, schedule)
         return codes
-
-    def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
-        """Per pass what a feature map holds beside its codes: nothing."""
-        return [None] * len(codes)
-
-    def decode_codes(self, codes: list[Tensor], schedule: ScaleSchedule) -> Tensor:
-        """f_hat (B, C, H, W) of complete or partial codes, one (B, L) tensor per pass; L = 0 for a skipped pass."""
-        f_hat = self.empty(len(codes[0]), schedule, codes[0].device)
-        for step, ids_BL in zip(schedule.passes, codes):
-            if ids_BL.shape[1]:
-                f_hat = f_hat + self.contribution(
-                    self.lookup(ids_BL, step.scale), step, schedule, self.is_added(ids_BL)
-                )
-        return f_hat

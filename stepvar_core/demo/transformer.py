@@ -13,9 +13,10 @@ from einops import rearrange
 from torch import Tensor, amp, nn
 
 from ..codecs.vqvae import VQVAE
+from ..door import sample
 from ..families.var.model import VAR, ClassCondition, VARConfig
-from ..sampler import sample
 from ..schedule import ScaleSchedule
+from ..tokens import DENSE
 from .data import FEW_PATTERNS, Artwork, endless
 from .sheet import save_sheet
 from .stage import Stage, Worker, hold_then_linear, work_together
@@ -78,12 +79,11 @@ class TeacherForced(nn.Module):
 
     def forward(self, labels_B: Tensor, inputs_BLC: Tensor, schedule: ScaleSchedule) -> Tensor:
         model = self.model
-        run = model.begin(
-            ClassCondition(labels_B), None, PrefixAttention([s.tokens for s in schedule]), labels_B.device
-        )
+        run = model.begin(ClassCondition(labels_B), None, labels_B.device)
+        memory = PrefixAttention([s.tokens for s in schedule])
         start = run.condition_R1C + model.pos_start
         x = torch.cat([start, model.word_embed(inputs_BLC.to(model.dtype))], dim=1) + model.positions(schedule, start)
-        return model.logits(run, model.blocks_forward(run, x), run.rows)
+        return model.logits(run, model.blocks_forward(run, x, DENSE, memory), run.running)
 
 
 def initialise(model: VAR, seed: int) -> None:

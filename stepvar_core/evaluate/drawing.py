@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import ConditionMismatch
+from ..door import sample
 from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods import accelerator
 from ..methods.presets import Preset
 from ..methods.stepvar import StepVAR
-from ..sampler import sample
 from .prompts import LAYOUTS, Prompt
-from .text import TextEncoder, stored_features
+from .text import reader
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,9 @@ class Drawer:
         )
         if plan.preset:
             self.policy = Preset(plan.preset, self.policy)
-        self.read, family = None, family_of(self.model)
-        if family.reads_text and family.reads.keeps_pads:
-            raise ConditionMismatch(
-                f"The {family.name} family reads its prompts' pads; this tool knows features without any.",
-                "Draw with sv.sample, or in ComfyUI.",
-            )
-        if family.reads_text:
-            encoder = plan.text_encoder
-            self.read = stored_features(plan.features) if plan.features else TextEncoder(encoder, plan.device)
+        family = family_of(self.model)
+        # None: a class label is read as it is
+        self.read = reader(family, plan.features, plan.text_encoder, plan.device) if family.reads_text else None
 
     def condition(self, prompts: Sequence[Prompt]):
         """One row per prompt given."""

@@ -9,9 +9,31 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import ConditionMismatch
+from ..families import Family
 from .prompts import Prompt
 
+ENCODER = "flan-t5-xl"  # what TextEncoder is, in the words of Prompt.encoder
 LONGEST_TEXT = 512  # FLAN-T5's tokens, as Infinity was trained
+
+
+def reader(family: Family, features: str, folder: str, device: str) -> Callable[[Prompt], Tensor]:
+    """What turns prompts into a family's features: the stored ones where a file is named, else FLAN-T5 from `folder`.
+
+    Raises ConditionMismatch for a family whose prompts this tool cannot prepare.
+    """
+    if family.reads.keeps_pads:
+        raise ConditionMismatch(
+            f"The {family.name} family reads its prompts' pads; this tool knows features without any.",
+            "Draw with sv.sample, or in ComfyUI.",
+        )
+    if features:
+        return stored_features(features)
+    if family.reads.encoder != ENCODER:
+        raise ConditionMismatch(
+            f"The {family.name} family reads {family.reads.named}; this tool encodes with FLAN-T5 XL alone.",
+            "Draw with sv.sample, or in ComfyUI.",
+        )
+    return TextEncoder(folder, device)
 
 
 def stored_features(path: str) -> Callable[[Prompt], Tensor]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from .. import guidance
+from ..codes import Drawn
 from ..errors import ConditionMismatch, OptionError
+from ..guidance import PassSettings, combine
 from ..schedule import Pass, ScaleSchedule
-from ..tokens import DENSE
 from .family import NoOptions
 
 TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
@@ -57,9 +59,8 @@ class NextScaleModel(nn.Module):
 
     Class attributes: family (registry name), neutral_cfg (the cfg that means no guidance), first_layer (where StepVAR
     reads its features by default), Options (its switches, see family.NoOptions), skips (how many of the last scales its
-    papers leave out at full size), has_residual (whether a residual follows the last scale's codes).
-    `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what the stream is computed in where
-    a host stores the weights in another type; None = the weights' own.
+    papers leave out at full size). `config` is the family's frozen dataclass and has `defaults`. compute_dtype: what
+    the stream is computed in where a host stores the weights in another type; None = the weights' own.
     """
 
     family: str
@@ -67,7 +68,6 @@ class NextScaleModel(nn.Module):
     first_layer: int = 0
     Options: type[NoOptions] = NoOptions
     skips: int = 0
-    has_residual: bool = False
 
     def __init__(self, config):
         super().__init__()
@@ -164,11 +164,45 @@ class NextScaleModel(nn.Module):
         """Tokens that run before the first scale's own, in its pass."""
         return 0
 
-    def begin(self, condition, negative, memory, device, options=None):
+    def sees(self, step: Pass, schedule: ScaleSchedule) -> Sequence[int]:
+        """Indices of the earlier passes whose keys this one reads. What no later pass reads is not stored."""
+        return range(step.index)
+
+    def per_pass(
+        self, schedule: ScaleSchedule, options, *, cfg=None, temperature=None, top_k=None, top_p=None
+    ) -> PassSettings:
+        """How every pass draws: what the caller said, one number or a list per scale, over the official defaults.
+
+        Raises OptionError. A family whose options change single passes, or whose ramps are its own, adds them here.
+        """
+        defaults, places = self.config.defaults, self.guidance_places(options.guidance_layers)
+        top_ks = guidance.per_scale("top_k", top_k, self.default_top_k(schedule), schedule)
+        temperatures = guidance.per_scale("temperature", temperature, defaults.temperature, schedule)
+        top_ps = guidance.per_scale("top_p", top_p, defaults.top_p, schedule)
+        settings = PassSettings(
+            weights=guidance.weights(self, cfg, schedule) if places else [0.0] * len(schedule.passes),
+            temperature=[guidance.positive("temperature", value) for value in temperatures],
+            top_k=[guidance.count("top_k", value) for value in top_ks],
+            top_p=[guidance.share("top_p", value) for value in top_ps],
+            smooth=[options.smooth and step.scale_index >= options.smooth_from for step in schedule.passes],
+        )
+        # with one choice left the smoothed features are the code's own
+        return replace(settings, smooth=[s and k != 1 for s, k in zip(settings.smooth, settings.top_k)])
+
+    def decide(self, job):
+        """The last word on a run before it starts: the same job, or one with what only the family knows (its parts).
+
+        Fills in the negative where one is needed. Raises the package's errors for what the family cannot do.
+        """
+        if max(job.rows(job.plans)) <= job.batch:
+            return replace(job, negative=None)
+        return job if job.negative is not None else replace(job, negative=self.unconditional(job.condition))
+
+    def begin(self, condition, negative, device, options=None):
         """Everything constant over the scales of one image batch; conditional rows first, then unconditional.
 
-        memory: a KVCache or BlockCausal. options: the family's Options, None = official. Before every pass the sampler
-        sets `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
+        options: sampler.Options, None = defaults. Before every pass the sampler sets
+               `rows` of what this returns, the slice of rows that run, and `guidance`, the t of guidance.combine or 0.
         """
         raise NotImplementedError
 
@@ -181,19 +215,22 @@ class NextScaleModel(nn.Module):
         """The streams of several passes one after the other, (rows, L, C), for one block-causal run of the blocks."""
         return torch.cat([self.embed(run, f, step, schedule) for f, step in zip(features, steps)], dim=1)
 
-    def blocks_forward(self, run, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+    def blocks_forward(self, run, x_RLC: Tensor, tokens, memory) -> Tensor:
+        """The stream behind all blocks. tokens: a token plan (tokens.py). memory: what `attend` is asked of."""
         raise NotImplementedError
 
-    def logits(self, run, x_RLC: Tensor, rows: slice) -> Tensor:
+    def logits(self, run, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:
+        """The head's answer, (rows, L, V) float32. rows: which of the run's rows x_RLC holds. step: the pass."""
         raise NotImplementedError
 
-    def residual(self, run, x_RLC: Tensor, h_BChw: Tensor, noise) -> Tensor:
-        """What to add to the last scale's code features, (B, C, h, w), where has_residual. x_RLC: the stream at every
-        position.
+    def guide(self, logits_RLV: Tensor, t: float, temperature: float) -> Tensor:
+        """One answer per picture, (B, L, V). t: the strength of guidance.combine; 0 where one half came in."""
+        logits_BLV = combine(logits_RLV, t) if t else logits_RLV
+        return logits_BLV / temperature if temperature != 1 else logits_BLV
 
-        h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
-        """
-        raise NotImplementedError
+    def predict(self, turn) -> list[Drawn]:
+        """Codes of the passes of a sampler.Turn: the blocks, then what the turn makes of their answer."""
+        return turn.answer(self.blocks_forward(turn.run, turn.enter(), turn.tokens, turn.memory()))
 
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         """text_tokens: length of the prompt, for families that read one."""

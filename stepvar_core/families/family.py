@@ -20,14 +20,11 @@ class NoOptions:
 
     smooth: VAR's more_smooth, soft features in place of the drawn codes' own, from the scale smooth_from on.
     guidance_layers: where guidance is applied: 0 on the logits, -n on the hidden states after block depth - n.
-    residual: the last scale adds a continuous residual to its codes. maskgit_steps: how many steps predict it.
     """
 
     smooth: ClassVar[bool] = False
     smooth_from: ClassVar[int] = 0
     guidance_layers: ClassVar[int | Sequence[int]] = (0,)
-    residual: ClassVar[bool] = False
-    maskgit_steps: ClassVar[int] = 1
 
     @classmethod
     def read(cls, options: dict | None) -> NoOptions:

@@ -45,6 +45,25 @@ class Modulation(nn.Sequential):
         super().__init__(nn.SiLU(), ops.Linear(width, chunks * width))
 
 
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh), linear."""
+
+    def __init__(self, width: int, hidden: int, ops):
+        super().__init__()
+        self.fc1, self.fc2 = ops.Linear(width, hidden), ops.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class HeadNorm(nn.Module):
+    """Holder of the head's modulation, under its name in the checkpoint."""
+
+    def __init__(self, width: int, ops):
+        super().__init__()
+        self.ada_lin = Modulation(width, 2, ops)
+
+
 def place_blocks(model: nn.Module, blocks, device, dtype: torch.dtype) -> None:
     """Moves a model and casts the linears of its blocks alone: everything around them sets all tokens at once and is
     small.

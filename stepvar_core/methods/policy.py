@@ -66,7 +66,8 @@ class PassPlan:
     """One pass in numbers, per picture: what the cache, the cost model and the progress bar are made of.
 
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
-    answers for. halves: one of HALVES. stored: keys that later passes may read, per block; None = those of `kept`.
+    answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
+    stored: keys that later passes may read, per block; None = those of `kept`.
     group: passes of one group run together; None = alone. remembers: bytes a row that the method holds of the pass.
     """
 
@@ -98,6 +99,10 @@ class PassPlan:
     def layer_tokens(self, layer: int) -> int:
         """Tokens that run in one block."""
         return self.kept[layer]
+
+    def keeping(self, kept: Sequence[int], head: int | None = None) -> PassPlan:
+        """The same pass with other counts. head: None = as many as before."""
+        return replace(self, kept=tuple(kept), head=self.head if head is None else head)
 
     def skipped(self) -> PassPlan:
         """The same pass, left out."""
@@ -202,8 +207,14 @@ class PolicyRun:
 
 def due(run: PolicyRun, planned: Sequence[PassPlan], index: int) -> PassPlan:
     """The plan of the pass whose turn it is. Raises StepVARError where a method asks for more than memory was made
-    for."""
+    for, or for keys of a guidance half that did not run."""
     plan = run.plans[index]
+    ran = {p.halves for p in run.plans[:index] if not p.is_skipped and p.halves != "both"}
+    if not plan.is_skipped and ran - {plan.halves}:
+        raise StepVARError(
+            f"Pass {index + 1} asks for guidance {plan.halves}; an earlier one ran {', '.join(sorted(ran))} alone.",
+            "Leave a half out for good, or not at all.",
+        )
     if plan is not planned[index] and not plan.fits(planned[index]):
         raise StepVARError(
             f"The plan of pass {index + 1} grew during the run: {plan.fewest} tokens, guidance {plan.halves}, "

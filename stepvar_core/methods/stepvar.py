@@ -109,22 +109,20 @@ class StepVAR(Policy):
         return {"fill": self.fill, "scope": self.scope}
 
     def ratio(self, step: Pass, schedule: ScaleSchedule) -> float:
-        """The pruned fraction of one pass. Of a video, the image clip is exempt (DESIGN 2.1)."""
-        if schedule.final.clip > 0 and step.scale.clip == 0:
-            return 0.0
-        place = schedule.steps_from_end(step.scale_index)
-        ratio = self.ratios[place - 1] if place <= len(self.ratios) else 0.0
-        if ratio == 1 and schedule.final.clip > 0 and step.scale_index != len(schedule) - 1:
+        """The pruned fraction of one pass."""
+        place = schedule.place(step.scale_index)
+        ratio = self.ratios[place - 1] if 0 < place <= len(self.ratios) else 0.0
+        if ratio < 1 or schedule.may_skip(step.scale_index):
+            return ratio
+        if schedule.is_video:
             raise OptionError(
                 f"Ratio 1 would skip scale {step.scale_index + 1} of {len(schedule)}, in the middle of a video.",
                 "Only the last scale of a video can be skipped: use at most 0.99 for the others.",
             )
-        if ratio == 1 and step.scale_index == 0:
-            raise OptionError(
-                "Ratio 1 would skip the first scale, and nothing would be left to refine.",
-                f"Use fewer ratios than the schedule's {len(schedule)} scales, or a ratio below 1.",
-            )
-        return ratio
+        raise OptionError(
+            "Ratio 1 would skip the first scale, and nothing would be left to refine.",
+            f"Use fewer ratios than the schedule's {len(schedule)} scales, or a ratio below 1.",
+        )
 
     def plan(self, about: About) -> list[PassPlan]:
         """Tokens of every pass, K = N - int(N ratio) and at least 1 unless skipped (DESIGN 2.1), raised for what must
@@ -282,6 +280,8 @@ class StepVARRun(PolicyRun):
     def score(self, x_BLC: Tensor, step: Pass) -> Scores:
         """Importance of every token of one guidance half, with what must stay ranked above everything."""
         scores = SELECTORS[self.policy.selector](x_BLC, self.context(step))
+        if step.index not in self.masks:  # pruned by a replan alone
+            self.masks[step.index] = self.policy.masks(step.scale, self.about)
         must_stay_BN, bonus_BN = self.masks[step.index]
         if bonus_BN is not None:
             scores = replace(scores, importance=NORMALISERS["minmax"](scores.importance) + bonus_BN)

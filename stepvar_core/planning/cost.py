@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from .. import guidance
 from ..families.base import TEXT_TOKENS, Cost
 from ..memory import cache_bytes
-from ..methods.policy import About, NoPruning, PassPlan, rows_per_pass
+from ..methods.policy import About, NoPruning, PassPlan, Policy, rows_per_pass
 from ..schedule import ScaleSchedule
 
 STREAM_BYTES = 4  # per channel of the residual stream, at most
@@ -44,54 +44,120 @@ class Estimate:
         return self.dense_flops / self.flops
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What a policy makes of a run, on the host. plans, rows, weights: one per pass. seen: per pass the earlier ones
+    that run and whose keys it reads."""
+
+    plans: list[PassPlan]
+    rows: list[int]
+    weights: list[float]
+    seen: list[list[int]]
+
+    @property
+    def running(self) -> list[int]:
+        return [i for i, plan in enumerate(self.plans) if not plan.is_skipped]
+
+    @property
+    def most_rows(self) -> int:
+        return max(self.rows)
+
+
 def estimate(
-    model, schedule: ScaleSchedule, pruning=None, cfg=None, batch: int = 1, text_tokens: int = TEXT_TOKENS
+    model,
+    schedule: ScaleSchedule,
+    pruning=None,
+    cfg=None,
+    batch: int = 1,
+    text_tokens: int = TEXT_TOKENS,
+    options: dict | None = None,
 ) -> Estimate:
     """Cost of one run of `model`, without running it. Raises what the run itself would raise for these settings.
 
-    text_tokens: length of the prompt, where the family reads one.
+    text_tokens: length of the prompt, where the family reads one. options: the family's switches.
     """
-    policy = (pruning or NoPruning()).resolve(model, schedule)
-    weights = guidance.weights(model, cfg, schedule)
-    cost = model.cost(text_tokens)
-    layers = cost.layers
-    about = About.of(model, schedule, batch)
-    plans, dense = policy.plan(about), NoPruning().plan(about)
-    rows, dense_rows = rows_per_pass(plans, weights, batch), rows_per_pass(dense, weights, batch)
-    itemsize = model.dtype.itemsize
-    scales = _scales(cost, itemsize, schedule, plans, rows, weights, batch)
-    run_flops = sum(s.flops for s in scales) + cost.per_run_and_row * max(rows) + cost.per_run
-    dense_scales = _scales(cost, itemsize, schedule, dense, dense_rows, weights, batch)
-    dense_flops = sum(s.flops for s in dense_scales) + cost.per_run_and_row * max(dense_rows) + cost.per_run
-    running = [p for p in plans if not p.is_skipped]
-    lead = [cost.lead_tokens] + [0] * (len(running) - 1)
-    kv = cache_bytes(
-        [[p.layer_tokens(i) + n for p, n in zip(running, lead)] for i in range(layers)],
-        max(rows),
+    about, cost, itemsize = About.of(model, schedule, batch), model.cost(text_tokens), model.dtype.itemsize
+    weights = model.per_pass(schedule, model.Options.read(options), cfg=cfg).weights
+
+    def decide(policy: Policy) -> Decided:
+        plans = policy.plan(about)
+        runs = {i for i, plan in enumerate(plans) if not plan.is_skipped}
+        seen = [sorted(runs & set(model.sees(step, schedule))) for step in schedule.passes]
+        return Decided(plans, rows_per_pass(plans, weights, batch), weights, seen)
+
+    run = decide((pruning or NoPruning()).resolve(model, schedule))
+    dense = decide(NoPruning())
+    scales = price(run, cost, schedule, batch, itemsize)
+    dense_scales = price(dense, cost, schedule, batch, itemsize)
+    kv_bytes = cache_bytes(
+        [[tokens_of(run, cost, i, layer) for i in run.running] for layer in range(cost.layers)],
+        [[run.running.index(earlier) for earlier in run.seen[i]] for i in run.running],
+        run.most_rows,
         cost.heads,
         cost.head_dim,
         itemsize,
     )
-    held = max(rows) * cost.held_bytes + F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
-    weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    working = max(
-        *(_working_bytes(cost, plan, r, batch) for plan, r in zip(plans, rows)),
-        rows[-1] * plans[-1].tokens * cost.tail_bytes,
-    )
     return Estimate(
-        scales,
-        run_flops,
-        dense_flops,
-        kv,
-        weights_bytes + kv + held + max(r * p.remembers for r, p in zip(rows, plans)) + working,
+        scales=scales,
+        flops=sum(s.flops for s in scales) + once(run, cost),
+        dense_flops=sum(s.flops for s in dense_scales) + once(dense, cost),
+        kv_bytes=kv_bytes,
+        peak_bytes=weights_bytes(model) + kv_bytes + held_bytes(run, cost, model, schedule, batch),
     )
 
 
-def _working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
+def price(run: Decided, cost: Cost, schedule: ScaleSchedule, batch: int, itemsize: int) -> tuple[ScaleCost, ...]:
+    """Every pass of a run in FLOPs, and in bytes of keys and values that later passes read."""
+    read = {earlier for i in run.running for earlier in run.seen[i]}
+    scales = []
+    for step, plan, rows, weight in zip(schedule.passes, run.plans, run.rows, run.weights):
+        flops = kv_bytes = 0
+        if not plan.is_skipped:
+            for layer in range(cost.layers):
+                tokens = tokens_of(run, cost, step.index, layer)
+                keys = tokens + sum(tokens_of(run, cost, earlier, layer) for earlier in run.seen[step.index])
+                attention = 4 * keys * cost.heads * cost.head_dim
+                flops += rows * tokens * (cost.linear_per_token + cost.cross_per_token + attention)
+                if step.index in read:
+                    kv_bytes += 2 * rows * tokens * cost.heads * cost.head_dim * itemsize
+            answering = 2 * batch if rows == 2 * batch and weight else batch
+            flops += answering * plan.head * cost.head_per_token
+            if step.index:
+                flops += batch * plan.tokens * cost.embed_per_token
+            if step.scale_index == len(schedule) - 1 and cost.tail_per_token:  # reads the codes, at every position
+                flops += plan.tokens * (answering * cost.tail_per_token + batch * cost.embed_per_token)
+        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, kv_bytes))
+    return tuple(scales)
+
+
+def tokens_of(run: Decided, cost: Cost, index: int, layer: int) -> int:
+    """Tokens of a pass in one block; the first that runs carries the text before it."""
+    return run.plans[index].layer_tokens(layer) + (cost.lead_tokens if index == run.running[0] else 0)
+
+
+def once(run: Decided, cost: Cost) -> int:
+    """FLOPs that are spent once, whatever the passes."""
+    return cost.per_run_and_row * run.most_rows + cost.per_run
+
+
+def weights_bytes(model) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def held_bytes(run: Decided, cost: Cost, model, schedule: ScaleSchedule, batch: int) -> int:
+    """The most a run holds beside weights and cache: what is constant, what a method remembers, and one pass's work."""
+    f_hats = F_HATS * 4 * batch * math.prod(model.latent_shape(schedule))
+    remembered = max(rows * plan.remembers for rows, plan in zip(run.rows, run.plans))
+    working = max(working_bytes(cost, plan, rows, batch) for plan, rows in zip(run.plans, run.rows))
+    tail = run.rows[-1] * run.plans[-1].tokens * cost.tail_bytes
+    return run.most_rows * cost.held_bytes + f_hats + remembered + max(working, tail)
+
+
+def working_bytes(cost: Cost, plan: PassPlan, rows: int, batch: int) -> int:
     """The most one pass holds at a time, inside a block or between head and code."""
     if plan.is_skipped:
         return 0
-    running = max(plan.layer_tokens(layer) for layer in range(cost.layers))
+    running = max(plan.kept)
     stream = STREAM_BYTES * rows * plan.tokens * cost.width
     block = rows * running * cost.block_bytes + (3 * stream if running < plan.tokens else 0)
     spread = cost.spread_bytes or cost.draw_bytes // 2  # between kept tokens' logits and a draw at every position
@@ -103,62 +169,39 @@ def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dic
     web/lib/plan.js.
 
     scales: per scale its size, its tokens, `place` (the n of ratio_n, 0 = always dense), and whether it may be skipped.
-    guided: per pass whether guidance runs there for a strength other than `neutral_cfg`.
+    guided: per pass whether guidance runs there for a strength other than `neutral_cfg`. sees: per pass the earlier
+    ones it reads, as [first, behind the last].
     """
-    is_video = schedule.final.clip > 0
     scales = [
         {
-            "size": list(s.grid),
-            "tokens": s.tokens,
-            "repeats": s.repeats,
-            "place": 0 if is_video and s.clip == 0 else schedule.steps_from_end(i),
-            "can_skip": i > 0 and (not is_video or i == len(schedule) - 1),
+            "size": list(scale.grid),
+            "tokens": scale.tokens,
+            "repeats": scale.repeats,
+            "place": schedule.place(i),
+            "can_skip": schedule.may_skip(i),
         }
-        for i, s in enumerate(schedule)
+        for i, scale in enumerate(schedule)
     ]
+    settings = model.per_pass(schedule, model.Options.read(None), cfg=model.neutral_cfg + 1)
     return {
         "scales": scales,
         "cost": asdict(model.cost(text_tokens)),
         "first_layer": model.first_layer,
         "itemsize": model.dtype.itemsize,
-        "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weights_bytes": weights_bytes(model),
         "default_cfg": model.config.defaults.cfg,
         "neutral_cfg": model.neutral_cfg,
-        "guided": [t != 0 for t in guidance.weights(model, model.neutral_cfg + 1, schedule)],
+        "guided": [t != 0 for t in settings.weights],
+        "sees": [as_ranges(model.sees(step, schedule)) for step in schedule.passes],
     }
 
 
-def _scales(
-    cost: Cost,
-    itemsize: int,
-    schedule: ScaleSchedule,
-    plans: list[PassPlan],
-    rows: list[int],
-    weights: list[float],
-    batch: int,
-) -> tuple[ScaleCost, ...]:
-    seen = [0] * cost.layers
-    last = max(i for i, p in enumerate(plans) if not p.is_skipped)
-    scales = []
-    for i, (step, plan, r, t) in enumerate(zip(schedule.passes, plans, rows, weights)):
-        flops = kv = 0
-        if not plan.is_skipped:
-            for layer in range(cost.layers):
-                n = plan.layer_tokens(layer) + (0 if i else cost.lead_tokens)
-                seen[layer] += n
-                flops += (
-                    r
-                    * n
-                    * (cost.linear_per_token + cost.cross_per_token + 4 * seen[layer] * cost.heads * cost.head_dim)
-                )
-                kv += 0 if i == last else 2 * r * n * cost.heads * cost.head_dim * itemsize
-            head_rows = 2 * batch if r == 2 * batch and t else batch
-            flops += head_rows * plan.head * cost.head_per_token + (
-                batch * plan.tokens * cost.embed_per_token if i else 0
-            )
-            if (
-                cost.tail_per_token and step.scale_index == len(schedule) - 1
-            ):  # reads the codes, and runs at every position
-                flops += plan.tokens * (head_rows * cost.tail_per_token + batch * cost.embed_per_token)
-        scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, kv))
-    return tuple(scales)
+def as_ranges(indices: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as runs of neighbours, [first, behind the last]."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([index, index + 1])
+    return ranges

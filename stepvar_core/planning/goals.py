@@ -323,7 +323,7 @@ def probe(
 
     The first of three runs warms up and is not counted.
     """
-    skip = 1.0 if schedule.final.clip == 0 else 0.99
+    skip = 0.99 if schedule.is_video else 1.0
     between = (skip,) * (len(schedule) - 2)
     plain = replace(
         policy, guidance_late="both", guidance_late_scales=0, fill="nearest" if policy.fill == "cache" else policy.fill

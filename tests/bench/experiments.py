@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import stepvar_core as sv
+from stepvar_core.codecs.quantizer import Quantizer
 from stepvar_core.methods import METHODS
 from stepvar_core.methods.fills import FILLS, nearest_kept
 from stepvar_core.methods.kept import SparseStream
@@ -363,6 +364,8 @@ class FadingQuantizer:
         if fade_BL is not None:
             h_BChw, added_BL = h_BChw * fade_BL.view(-1, 1, *h_BChw.shape[2:]), fade_BL > FAINTEST
         return self.quantizer.contribution(h_BChw, step, schedule, added_BL)
+
+    add = Quantizer.add
 
     def __getattr__(self, name):
         return getattr(self.quantizer, name)

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 
 import stepvar_core as sv
+from stepvar_core.door import prepare
 from stepvar_core.families.base import TEXT_TOKENS
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.vae import BSQVAE, BSQVAEConfig
 from stepvar_core.methods.presets import PRESETS, preset_ratios
-from stepvar_core.sampler import prepare, scale_steps
+from stepvar_core.sampler import scale_steps
 
 from .measure import best_clock, hardware, matmul_rate, timed, verdict
 from .naive import naive_steps

@@ -101,7 +101,7 @@ def naive_steps(
         start = sum(scale.tokens for scale in schedule.scales[: step.index])
         table_LX = table_LX[start : start + step.scale.tokens]
         if step.index:
-            x_BLC = model.word_embed(quantizer.next_input(f_hat, step.scale).flatten(2).transpose(1, 2))
+            x_BLC = model.word_embed(quantizer.next_input(f_hat, step, schedule).flatten(2).transpose(1, 2))
             x_RLC = torch.cat([x_BLC, x_BLC])
         else:
             x_RLC = cond_RC[:, None] + model.pos_start

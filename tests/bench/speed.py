@@ -19,9 +19,9 @@ import torch
 
 import stepvar_core as sv
 from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.door import prepare
 from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.methods.policy import About
-from stepvar_core.sampler import prepare
 from stepvar_core.trace import pack_mask
 
 from . import infinity

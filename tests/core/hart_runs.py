@@ -36,9 +36,9 @@ class RecordingHART(HART):
         self.text = run.text_RTC
         return run
 
-    def blocks_forward(self, run, x_RLC, *tokens):
-        out_RLC = super().blocks_forward(run, x_RLC, *tokens)
-        self.passes.append({"block_in": x_RLC, "hidden": out_RLC, "logits_2b": self.logits(run, out_RLC, run.rows)})
+    def blocks_forward(self, run, x_RLC, tokens, memory):
+        out_RLC = super().blocks_forward(run, x_RLC, tokens, memory)
+        self.passes.append({"block_in": x_RLC, "hidden": out_RLC, "logits_2b": self.logits(run, out_RLC, run.running)})
         return out_RLC
 
 

@@ -33,9 +33,9 @@ class RecordingInfinity(Infinity):
         self.run = super().begin(*arguments)
         return self.run
 
-    def blocks_forward(self, run, x_RLC, *tokens):
-        out_RLC = super().blocks_forward(run, x_RLC, *tokens)
-        self.passes.append({"x_in": x_RLC, "x_out": out_RLC, "logits_raw": self.logits(run, out_RLC, run.rows)})
+    def blocks_forward(self, run, x_RLC, tokens, memory):
+        out_RLC = super().blocks_forward(run, x_RLC, tokens, memory)
+        self.passes.append({"x_in": x_RLC, "x_out": out_RLC, "logits_raw": self.logits(run, out_RLC, run.running)})
         return out_RLC
 
 

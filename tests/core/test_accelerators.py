@@ -447,14 +447,14 @@ def plain_fastvar(model, condition, schedule, cfg: float, ratios: dict[int, floa
     """
     quantizer, is_guided = model.own_quantizer(), cfg != 1
     memory = PlainMemory(len(model.blocks))
-    run = model.begin(condition, model.unconditional(condition) if is_guided else None, memory, "cpu")
+    run = model.begin(condition, model.unconditional(condition) if is_guided else None, "cpu")
     f_hat, codes, changes, chosen = quantizer.empty(1, schedule, "cpu"), [], {}, {}
     for step in schedule.passes:
         i, n = step.index, step.scale.tokens
         if ratios.get(i) == 1:
             codes.append(torch.zeros(1, 0, model.config.bits, dtype=torch.uint8))
             continue
-        x = model.embed(run, quantizer.next_input(f_hat, step.scale) if i else None, step, schedule)
+        x = model.embed(run, quantizer.next_input(f_hat, step, schedule) if i else None, step, schedule)
         for layer, block in enumerate(model.blocks):
             given = run.blocks[layer]
             gate1, gate2, gain1, gain2, shift1, shift2 = given.modulation

@@ -5,7 +5,7 @@ by a mask) raises, which on a GPU would stop the queue. A dispatch mode refuses 
 """
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 import stepvar_core as sv
 from stepvar_core import methods
+from stepvar_core.codes import Given
+from stepvar_core.door import prepare
 from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
-from stepvar_core.sampler import prepare, scale_steps
+from stepvar_core.sampler import scale_steps
 
 METHODS = {method.id: method for method in methods.METHODS}
 
@@ -43,17 +45,15 @@ def run_without_numbers(model, vae, condition, **arguments) -> list:
     job = prepare(model, vae, condition, schedule=SCHEDULE, keep_scores=True, **arguments)
     quantizer = copy.deepcopy(job.quantizer)
     quantizer = quantizer.to(META) if isinstance(quantizer, torch.nn.Module) else quantizer
-    moved = [c if c is None else c.to(META) for c in job.forced]
-    redraw = [c if c is None else c.to(META) for c in job.redraw]
+    given = {name: [t if t is None else t.to(META) for t in getattr(job.given, name)] for name in asdict(job.given)}
     job = replace(
         job,
         model=copy.deepcopy(model).to(META),
         quantizer=quantizer,
         device=META,
-        forced=moved,
-        redraw=redraw,
         about=replace(job.about, device=META),
-        parts=tuple(part.to(META) for part in job.parts),
+        given=Given(**given),
+        parts={i: tuple(part.to(META) for part in parts) for i, parts in job.parts.items()},
     )
     with OneDevice():
         return [(s.codes.device, s.f_hat.device, s.kept.device) for s in scale_steps(job)]

@@ -3,6 +3,7 @@ on."""
 
 import json
 import re
+from dataclasses import replace
 
 import infinity_runs
 import numpy as np
@@ -19,6 +20,7 @@ from stepvar_core.evaluate.__main__ import main
 from stepvar_core.evaluate.drawing import Plan, two_columns
 from stepvar_core.evaluate.prompts import Prompt, read_prompts
 from stepvar_core.evaluate.running import run
+from stepvar_core.families.hart.family import FAMILY as HART
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,13 @@ def test_a_family_whose_pads_count_is_refused_before_anything_is_drawn(tmp_path)
             ]
         )
     assert not (tmp_path / "out" / "images").exists()
+
+
+def test_a_family_of_another_encoder_is_never_fed_with_t5(tmp_path):
+    """Features of another encoder may have the right number of channels, and would draw something else in silence."""
+    hart = replace(HART, reads=replace(HART.reads, keeps_pads=False))
+    with pytest.raises(sv.ConditionMismatch, match="reads Qwen2-VL-1.5B-Instruct; this tool encodes with FLAN-T5"):
+        text.reader(hart, "", str(tmp_path), "cpu")
 
 
 def test_dpg_finds_grids_and_nothing_else(tmp_path, arguments):

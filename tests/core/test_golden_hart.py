@@ -17,7 +17,7 @@ from stepvar_core.families.hart.codec import HybridVQVAE
 from stepvar_core.families.hart.model import HARTConfig, image_rotary, text_rotary
 from stepvar_core.families.hart.residual import diffusion_steps
 from stepvar_core.families.registry import CODECS, MODELS, build, detect
-from stepvar_core.schedule import Scale
+from stepvar_core.schedule import Pass, Scale
 
 # the README's tolerances
 LOGITS, F_HAT, IMAGE, SMOOTH_SUM, SMOOTH_IMAGE, TABLE = 3e-4, 1e-4, 1e-3, 5e-2, 1e-2, 1e-6
@@ -282,9 +282,9 @@ def test_a_picture_becomes_the_references_codes(reference):
     assert all(torch.equal(ours, expected[f"encode.idx{i:02d}"].long()) for i, ours in enumerate(codes))
     rest_BCHW = vae.features(picture_BCHW) - vae.quantize.decode_codes(codes[:-1], schedule)
     close(rest_BCHW.flatten(2).transpose(1, 2), expected["encode.f_rest"], F_HAT)
-    same, soft, f_hat = vae.encode_all((picture_BCHW.movedim(1, -1) + 1) / 2, schedule)
-    assert all(torch.equal(a, b) for a, b in zip(same, codes)) and all(s is None for s in soft[:-1])
-    close(soft[-1], rest_BCHW, F_HAT)
+    same, f_hat = vae.encode_all((picture_BCHW.movedim(1, -1) + 1) / 2, schedule)
+    assert all(torch.equal(a, b) for a, b in zip(same, codes)) and all(s is None for s in same.soft[:-1])
+    close(same.soft[-1], rest_BCHW, F_HAT)
     close(f_hat, vae.features(picture_BCHW), F_HAT)  # nothing of the picture is lost
 
 
@@ -374,7 +374,8 @@ def check_inside(key: str, value, model, quantizer, steps: dict, replay) -> None
     if what == "f_hat":
         return close(steps[index][1], value, F_HAT)
     if what == "next_in":  # what the following blocks were given, before word embedding
-        return close(quantizer.next_input(steps[index][1], Scale(1, *value.shape[-2:])), value, F_HAT)
+        following = Pass(index + 1, index + 1, 0, Scale(1, *value.shape[-2:]))
+        return close(quantizer.next_input(steps[index][1], following, model.schedule()), value, F_HAT)
     ours = {"logits": lambda: steps[index][0], "block0_out": lambda: model.first_block[index]}.get(
         what, lambda: model.passes[index][what]
     )()

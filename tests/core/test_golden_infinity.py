@@ -385,8 +385,8 @@ def test_encoding_matches(reference, name, codec):
     f_hats = [vae.quantize.decode_codes(codes[: n + 1], schedule) for n in range(len(schedule))]
     close(f_hats[-1], expected["z"], SUMS)
     inputs = [
-        vae.quantize.next_input(f_hat, scale).flatten(2).transpose(1, 2)
-        for f_hat, scale in zip(f_hats, schedule.scales[1:])
+        vae.quantize.next_input(f_hat, step, schedule).flatten(2).transpose(1, 2)
+        for f_hat, step in zip(f_hats, schedule.passes[1:])
     ]
     close(torch.cat(inputs, 1), expected["teacher_input"], SUMS)
     close(vae.decode(f_hats[-1]).permute(0, 3, 1, 2)[:, :, ::4, ::4] * 2 - 1, expected["recon_sub4"], IMAGE)

@@ -11,8 +11,8 @@ from golden_runs import CONFIGS, RUNS, VAR_GOLDEN, Replay
 
 import stepvar_core as sv
 from stepvar_core.checkpoints import Checkpoint
+from stepvar_core.door import prepare
 from stepvar_core.families.registry import CODECS, MODELS, build, detect
-from stepvar_core.sampler import prepare
 
 # the README's tolerances: float32 on CPUs that sum in another order
 FEATURES, LOGITS, F_HAT, IMAGE, SMOOTHED, ENCODED = 5e-4, 2e-3, 1e-3, 1e-4, 1e-3, 1e-4
@@ -156,7 +156,7 @@ def test_every_run_matches(golden, name, run):
     if editing:
         # what the picture keeps and what is drawn: kept cells are the given picture's, all others the reference's draw
         job = prepare(model, vae, model.class_condition(labels), schedule=schedule, **editing)
-        is_given = torch.cat([~redraw for redraw in job.redraw], 1)
+        is_given = torch.cat([~redraw for redraw in job.given.redraw], 1)
         assert torch.equal(codes, torch.where(is_given, expected["gt_idx"], expected["idx"]).long())
         assert is_given.any() and not is_given.all()
     else:
@@ -228,8 +228,8 @@ def test_encoding_matches(golden, name):
         close(f_hats[s], tensor, F_HAT)
     close(f_hats[-1], expected["f_hat_last"], F_HAT)
     inputs = [
-        vae.quantize.next_input(f_hat, scale).flatten(2).transpose(1, 2)
-        for f_hat, scale in zip(f_hats, schedule.scales[1:])
+        vae.quantize.next_input(f_hat, step, schedule).flatten(2).transpose(1, 2)
+        for f_hat, step in zip(f_hats, schedule.passes[1:])
     ]
     close(torch.cat(inputs, 1), expected["teacher_input"], ENCODED)
     recon_B3HW = vae.decode(f_hats[-1]).permute(0, 3, 1, 2) * 2 - 1

@@ -14,13 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import stepvar_core as sv
+from stepvar_core.door import prepare
 from stepvar_core.families.hart.model import HART, HARTConfig, image_rotary, turn
+from stepvar_core.families.hart.prediction import maskgit_counts
 from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.policy import HALVES
 from stepvar_core.methods.presets import PRESETS
 from stepvar_core.methods.stepvar import SCOPES
-from stepvar_core.sampler import prepare, scale_steps
-from stepvar_core.token_sampling import maskgit_counts
+from stepvar_core.sampler import scale_steps
 
 BRANCHES = {
     "none": {},
@@ -178,8 +179,9 @@ def test_the_cache_fill_copies_the_grids_change_not_the_texts(pair):
     assert result.trace.scales[1].tokens_run == 3 and len(list(scale_steps(job))) == 2
     recorded = job.policy.begin(job.about, job.plans)
     tokens = recorded.tokens(schedule.passes[:1], slice(0, 4))
-    run_state = model.begin(job.condition, job.negative, job.new_cache(), job.device, job.options)
-    model.blocks_forward(run_state, model.embed(run_state, None, schedule.passes[0], schedule), tokens)
+    run_state = model.begin(job.condition, job.negative, job.device, job.options)
+    memory = job.new_cache().opened([0], slice(0, 4))
+    model.blocks_forward(run_state, model.embed(run_state, None, schedule.passes[0], schedule), tokens, memory)
     assert {tuple(change.shape) for change in recorded.earlier.changes.values()} == {(4, 1, 32)}
 
 
@@ -203,7 +205,7 @@ def test_kept_tokens_stand_at_their_own_places(ratios):
         if logits is not None:
             torch.testing.assert_close(again[index], logits, rtol=1e-4, atol=1e-4)
     job = prepare(model, vae, hart_prompts(model, 4, 9), schedule=SCHEDULE)
-    state = model.begin(job.condition, job.negative, job.new_cache(), job.device, job.options)
+    state = model.begin(job.condition, job.negative, job.device, job.options)
     model.embed(state, torch.zeros(2, 8, 2, 3), SCHEDULE.passes[1], SCHEDULE)
     assert (
         state.rotary_RLX.shape[:2] == (4, 6) and len({row.sum().item() for row in state.rotary_RLX}) == 3
@@ -329,7 +331,7 @@ def test_maskgit_steps_see_those_before_them(pair):
     model, vae = pair
     job = prepare(model, vae, hart_prompts(model, 4, 9), schedule=SCHEDULE, options={"maskgit_steps": 4})
     assert job.new_cache().lengths[0] == (LONGEST_TEXT, 6, 12, *maskgit_counts(35, 4))
-    assert all(torch.equal(torch.cat(job.parts, 1)[row].sort().values, torch.arange(35)) for row in range(2))
+    assert all(torch.equal(torch.cat(job.parts[3], 1)[row].sort().values, torch.arange(35)) for row in range(2))
     in_steps = run(pair, options={"maskgit_steps": 4})
     assert torch.equal(in_steps.codes[2], run(pair).codes[2]) and not torch.equal(in_steps.codes[3], run(pair).codes[3])
     assert in_steps.trace.scales[-1].tokens_run == 35

@@ -12,13 +12,15 @@ from hypothesis.strategies import booleans, floats, integers, lists, none, sampl
 from tiny_models import SCHEDULE, tiny_var
 
 import stepvar_core as sv
+from stepvar_core.door import prepare
 from stepvar_core.families.var.model import ClassCondition
 from stepvar_core.memory import BlockCausal, KVCache
 from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.policy import About
 from stepvar_core.methods.selectors import SELECTORS
 from stepvar_core.methods.stepvar import SCOPES
-from stepvar_core.sampler import prepare, scale_steps
+from stepvar_core.sampler import scale_steps
+from stepvar_core.tokens import DENSE
 
 COMBINATIONS = list(itertools.product(SELECTORS, FILLS, SCOPES))
 SAMPLED = {"top_k": 12, "top_p": 0.9}
@@ -123,21 +125,19 @@ def test_only_kept_tokens_run_and_are_remembered(tiny, ratios):
     quantizer, f_hat, streams, kept_K = vae.quantizer_on("cpu"), vae.quantize.empty(2, SCHEDULE, "cpu"), [], []
     lengths = [s.tokens_run for s in result.trace.scales]
     with torch.inference_mode():
-        reference = model.begin(
-            model.class_condition([1, 3]), None, BlockCausal([n for n in lengths if n], "cpu"), "cpu"
-        )
+        memory = BlockCausal([n for n in lengths if n], "cpu")
+        reference = model.begin(model.class_condition([1, 3]), None, "cpu")
         for step, codes, traced in zip(SCHEDULE.passes, result.codes, result.trace.scales):
             if traced.is_skipped:
                 continue
-            features = quantizer.next_input(f_hat, step.scale) if step.index else None
+            features = quantizer.next_input(f_hat, step, SCHEDULE) if step.index else None
             x_BLC = model.embed(reference, features, step, SCHEDULE)
             kept_BK = torch.stack([row.flatten().nonzero().flatten() for row in traced.kept])
             streams.append(x_BLC.gather(1, kept_BK[..., None].expand(-1, -1, x_BLC.shape[-1])))
             kept_K.append(kept_BK.shape[1])
             f_hat = f_hat + quantizer.contribution(quantizer.lookup(codes, step.scale), step, SCHEDULE)
-        logits = model.logits(reference, model.blocks_forward(reference, torch.cat(streams, 1)), slice(0, 2)).split(
-            kept_K, 1
-        )
+        x_RLC = model.blocks_forward(reference, torch.cat(streams, 1), DENSE, memory)
+        logits = model.logits(reference, x_RLC, slice(0, 2)).split(kept_K, 1)
     for expected, index in zip(logits, [i for i, n in enumerate(lengths) if n]):
         torch.testing.assert_close(seen[index], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(result.latent, f_hat, rtol=0, atol=1e-5)
@@ -151,7 +151,8 @@ def test_cached_attention_is_uncached_attention(tiny, shared_aln):
     result = run((model, vae), schedule=schedule, cfg=0.0, on_scale=lambda s: seen.append(s.logits))
     partial = [vae.quantize.decode_codes(result.codes[: n + 1], schedule) for n in range(len(schedule) - 1)]
     inputs = [
-        vae.quantize.next_input(f, scale).flatten(2).transpose(1, 2) for f, scale in zip(partial, schedule.scales[1:])
+        vae.quantize.next_input(f, step, schedule).flatten(2).transpose(1, 2)
+        for f, step in zip(partial, schedule.passes[1:])
     ]
     with torch.no_grad():
         logits_BLV = model.teacher_forced(torch.tensor([1, 3]), torch.cat(inputs, 1))

@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepvar_core as sv
 from stepvar_core.codecs.bits import BitwiseQuantizer
+from stepvar_core.door import prepare
 from stepvar_core.families.infinity.model import Infinity
-from stepvar_core.sampler import prepare, scale_steps
+from stepvar_core.sampler import scale_steps
 from stepvar_core.token_sampling import Streams
 from tests.bench.naive import naive_steps
 

@@ -11,7 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stepvar_core as sv
+from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
+from stepvar_core.door import prepare
+from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.methods.fills import anchor_mask, nearest_kept
+from stepvar_core.planning.cost import terms
 from stepvar_core.schedule import Scale
 from stepvar_core.trace import LAYERS, ScaleTrace, Trace, pack_mask, pack_score, pictures_within
 from stepvar_core.viewing.overlay import viridis
@@ -131,3 +136,35 @@ def test_scores_have_the_same_colours_as_a_saved_overlay():
     trace = Trace((traced((1, 2, 2), 1, 0.5, torch.Generator().manual_seed(0)),))
     expected = viridis(torch.tensor(shades)[None, None])[0, 0] * 255
     assert (torch.tensor(in_browser(trace, 1, shades)["shades"]) - expected).abs().max() <= 0.5 + 1e-4
+
+
+VISIBLE = {
+    "everything before": lambda i: range(i),
+    "nothing": lambda i: (),
+    "the one before": lambda i: range(max(i - 1, 0), i),
+    "first and third": lambda i: [j for j in (0, 2) if j < i],
+}
+
+
+@pytest.mark.parametrize("ratios", [(), (0.7, 0.4), (1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize("visible", VISIBLE)
+def test_the_browser_prices_any_visibility_as_the_core_and_the_cache_do(visible, ratios):
+    class Sighted(VAR):
+        def sees(self, step, schedule):
+            return VISIBLE[visible](step.index)
+
+    model = Sighted(VARConfig(patch_nums=(1, 2, 3, 5, 6), depth=2, width=32, heads=2, vocab_size=16, code_dim=8))
+    schedule, policy = model.schedule(), sv.StepVAR(ratios, first_layer=1)
+    expected = sv.estimate(model, schedule, policy)
+    plan = json.loads(json.dumps(terms(model, schedule) | {"model": "m", "family": "f", "batch": 1, "presets": {}}))
+    case = {"plan": plan, "ratios": list(ratios), "settings": {"first_layer": 1}}
+    done = subprocess.run(
+        ["node", SCRIPT.with_name("estimate.mjs")], input=json.dumps([case]), capture_output=True, text=True, check=True
+    )
+    [found] = json.loads(done.stdout)
+    assert [p["flops"] for p in found["passes"]] == [s.flops for s in expected.scales]
+    assert found["flops"] == expected.flops and found["denseFlops"] == expected.dense_flops
+    assert found["kvBytes"] == expected.kv_bytes
+    vae = VQVAE(VQVAEConfig(z_channels=8, vocab_size=16, has_encoder=False, has_decoder=False))
+    job = prepare(model, vae, model.class_condition([1]), schedule=schedule, pruning=policy)
+    assert job.new_cache().nbytes == expected.kv_bytes

@@ -33,7 +33,7 @@ def load_pack():
 
 def draw(loading, handle, sampler) -> torch.Tensor:
     network = handle.model
-    job = sampler.prepare(
+    job = sys.modules[sampler.__name__.replace(".sampler", ".door")].prepare(
         network,
         handle.vae.codec,
         network.class_condition([0, 1]),

@@ -5,13 +5,15 @@
 
 /**
  * What the server says of one model at one size. place: the n of ratio_n, 0 = never pruned. guided: per pass, whether
- * guidance runs there at a strength other than neutral_cfg.
+ * guidance runs there at a strength other than neutral_cfg. sees: per pass the earlier ones whose keys it reads, as
+ * [first, behind the last]; without it, all of them.
  * @typedef {{layers: number, width: number, heads: number, head_dim: number, linear_per_token: number, cross_per_token: number,
  *   head_per_token: number, embed_per_token: number, per_run_and_row: number, lead_tokens?: number, tail_per_token?: number,
  *   per_run?: number}} Cost
  * @typedef {{size: number[], tokens: number, repeats: number, place: number, can_skip: boolean}} Scale
  * @typedef {{model: string, family: string, batch: number, scales: Scale[], cost: Cost, first_layer: number, itemsize: number,
- *   weights_bytes: number, default_cfg: number, neutral_cfg: number, guided: boolean[], presets: Record<string, number[]>,
+ *   weights_bytes: number, default_cfg: number, neutral_cfg: number, guided: boolean[], sees?: number[][][],
+ *   presets: Record<string, number[]>,
  *   labels?: string[], defaults?: {cfg: number, temperature: number, top_k: number[], top_p: number},
  *   canvases?: Record<string, string[]>}} Plan
  *
@@ -25,7 +27,7 @@
  *   tokens: number, kvBytes: number, weightsBytes: number}} Estimate
  */
 
-const HEAD_FILLS = ["nearest", "zero", "anchor"]; // those whose head runs on kept tokens: Fill.on_head of plan.py
+const HEAD_FILLS = ["nearest", "zero", "anchor"]; // those whose head runs on kept tokens: Fill.on_head of methods/fills.py
 const ANCHOR_STRIDE = 3;
 
 /** Positions along an axis of n that the anchor fill always keeps. @param {number} n */
@@ -63,11 +65,40 @@ function guidedPasses(plan, { cfg = -1 }) {
   return plan.guided.map((runs) => runs && strength !== plan.neutral_cfg);
 }
 
-/** rows_per_pass of cost.py. @param {Pass[]} passes @param {boolean[]} guided @param {number} batch */
+/** rows_per_pass of methods/policy.py. @param {Pass[]} passes @param {boolean[]} guided @param {number} batch */
 function rowsPerPass(passes, guided, batch) {
   const any = guided.some(Boolean);
   const needsBoth = passes.map((p, i) => (guided[i] && p.halves === "both" && p.kept > 0) || (p.halves === "unconditional" && any));
   return passes.map((p, i) => (!p.kept ? 0 : p.halves === "both" && needsBoth.slice(i).some(Boolean) ? 2 * batch : batch));
+}
+
+/** The earlier passes that run and whose keys pass i reads. @param {Plan} plan @param {Pass[]} passes @param {number} i */
+function earlierRunning(plan, passes, i) {
+  const seen = plan.sees?.[i] ?? [[0, i]];
+  return seen.flatMap(([from, to]) => Array.from({ length: to - from }, (_, n) => from + n)).filter((j) => passes[j].kept);
+}
+
+/**
+ * Keys of one layer that the cache has room for, Layout of memory.py: those of passes that a later one reads, and the most
+ * that must be laid side by side because it does not lie so.
+ * @param {number[]} lengths tokens per pass, 0 = skipped @param {number[][]} seen per pass the earlier ones it reads
+ */
+function roomFor(lengths, seen) {
+  const read = new Set(seen.filter((_, i) => lengths[i]).flat());
+  let stored = 0;
+  let workspace = 0;
+  const starts = lengths.map((n, i) => {
+    const start = stored;
+    stored += n && read.has(i) ? n : 0;
+    return start;
+  });
+  lengths.forEach((n, i) => {
+    if (!n || !seen[i].length) return;
+    let end = 0;
+    const isInOrder = [...seen[i], i].every((j) => starts[j] === end && (end += lengths[j], true));
+    if (!read.has(i) || !isInOrder) workspace = Math.max(workspace, seen[i].reduce((sum, j) => sum + lengths[j], n));
+  });
+  return { stored, workspace };
 }
 
 /**
@@ -87,25 +118,23 @@ export function costOf(plan, passes, settings = {}) {
   const lead = (/** @type {Pass} */ p) => (p === passes[0] ? lead_tokens : 0);
   const kinds = [{ layers: first, tokens: (/** @type {Pass} */ p) => p.tokens + lead(p) },
     { layers: cost.layers - first, tokens: (/** @type {Pass} */ p) => p.kept + lead(p) }];
-  const seen = [0, 0];
+  const seen = passes.map((_, i) => earlierRunning(plan, passes, i));
   const flops = passes.map((p, i) => {
     if (!p.kept) return 0;
     let sum = 0;
-    kinds.forEach((kind, k) => {
+    for (const kind of kinds) {
       const n = kind.tokens(p);
-      seen[k] += n;
-      sum += kind.layers * rows[i] * n * (cost.linear_per_token + cost.cross_per_token + 4 * seen[k] * cost.heads * cost.head_dim);
-    });
+      const keys = seen[i].reduce((keys, j) => keys + kind.tokens(passes[j]), n);
+      sum += kind.layers * rows[i] * n * (cost.linear_per_token + cost.cross_per_token + 4 * keys * cost.heads * cost.head_dim);
+    }
     const headRows = rows[i] === 2 * batch && guided[i] ? 2 * batch : batch;
     const isTail = tail_per_token && p.scale === plan.scales.length - 1;
     const tail = isTail ? p.tokens * (headRows * tail_per_token + batch * cost.embed_per_token) : 0;
     return sum + tail + headRows * (headOnKept ? p.kept : p.tokens) * cost.head_per_token + (i ? batch * p.tokens * cost.embed_per_token : 0);
   });
-  const running = passes.filter((p) => p.kept);
-  const stored = kinds.map((kind) => running.slice(0, -1).reduce((sum, p) => sum + kind.tokens(p), 0));
-  const last = running[running.length - 1];
-  const longest = Math.max(...kinds.map((kind, k) => (kind.layers && last ? stored[k] + kind.tokens(last) : 0)));
-  const numbers = kinds[0].layers * stored[0] + kinds[1].layers * stored[1] + longest;
+  const room = kinds.map((kind) => roomFor(passes.map((p) => (p.kept ? kind.tokens(p) : 0)), seen));
+  const longest = Math.max(...kinds.map((kind, k) => (kind.layers ? room[k].workspace : 0)));
+  const numbers = kinds[0].layers * room[0].stored + kinds[1].layers * room[1].stored + longest;
   const most = Math.max(0, ...rows);
   return { flops, total: flops.reduce((a, b) => a + b, 0) + cost.per_run_and_row * most + per_run,
     kvBytes: 2 * most * cost.heads * cost.head_dim * numbers * plan.itemsize };

@@ -17,8 +17,8 @@ class HybridQuantizer(MultiScaleQuantizer):
     def code_format(self) -> str:
         return f"{super().code_format} with residuals"
 
-    def refined(self, h_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
-        return h_BCHW if step.scale_index == len(schedule) - 1 else super().refined(h_BCHW, step, schedule)
+    def refine(self, h_BCHW: Tensor, step: Pass, schedule: ScaleSchedule) -> Tensor:
+        return h_BCHW if step.scale_index == len(schedule) - 1 else super().refine(h_BCHW, step, schedule)
 
     def soft_features(self, f_BCHW: Tensor, codes: list[Tensor], schedule: ScaleSchedule) -> list[Tensor | None]:
         """For the last pass all that the earlier ones left over, (B, C, h, w): its codes and their residual."""

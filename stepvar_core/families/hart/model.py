@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...codes import Drawn
 from ...errors import ConditionMismatch, ScheduleMismatch
 from ...schedule import Pass, Scale, ScaleSchedule
-from ...tokens import DENSE, TrailingTokens
+from ...tokens import TrailingTokens
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from ..family import NoOptions, check_switch, check_whole
 from ..layers import Modulation, RMSNorm, attention_gain, merge_heads, on, place_blocks, unit_heads
+from . import prediction
 from .residual import FREQUENCIES, ResidualDiffusion, SinusoidEmbedding
 
 ROTARY_BASE = 10000.0
@@ -170,9 +172,8 @@ class SelfAttention(nn.Module):
     def constants(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The bias of queries, keys (none) and values, and the gain of queries and keys."""
         q_bias, v_bias = on(self.q_bias, like).to(dtype), on(self.v_bias, like).to(dtype)
-        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(
-            on(self.scale_mul_1H11, like)
-        ) if self.is_cosine else None
+        gain = attention_gain(on(self.scale_mul_1H11, like)) if self.is_cosine else None
+        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), gain
 
     def forward(
         self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], rotary_RLX: Tensor, layer: int, memory
@@ -214,14 +215,29 @@ class Modulated:
         return self if self.gate is None else Modulated(self.gate[rows], self.gain[rows], self.shift[rows])
 
 
+@dataclass
+class BlockInputs:
+    """What one block reads besides the stream: constants of its attention, modulation of both sub-layers, rotary table
+    of the pass; one row per row that runs."""
+
+    layer: int
+    attention: tuple[Tensor, Tensor | None]
+    modulation: tuple[Modulated, Modulated]
+    rotary_RLX: Tensor | None = None
+
+    def at(self, rows: slice, rotary_RLX: Tensor) -> BlockInputs:
+        """Of the rows and the pass that run."""
+        of_attention, of_mlp = self.modulation
+        return BlockInputs(self.layer, self.attention, (of_attention.rows(rows), of_mlp.rows(rows)), rotary_RLX)
+
+
 class Block(nn.Module):
     def __init__(self, config: HARTConfig, ops):
         super().__init__()
         self.attn = SelfAttention(config, ops)
         self.ffn = FeedForward(config, ops)
-        self.ln_wo_grad = RMSNorm(
-            config.width, config.norm_eps
-        )  # of both sub-layers, and trained, whatever its name says
+        # of both sub-layers, and trained, whatever its name says
+        self.ln_wo_grad = RMSNorm(config.width, config.norm_eps)
         if config.modulation == "block":
             self.ada_lin = Modulation(config.width, 6, ops)
         elif config.modulation == "shared":
@@ -239,20 +255,23 @@ class Block(nn.Module):
         gate1, gate2, scale1, scale2, shift1, shift2 = six.unbind(0)
         return Modulated(gate1, scale1 + 1, shift1), Modulated(gate2, scale2 + 1, shift2)
 
-    def forward(self, x_RLC: Tensor, run: HARTRun, layer: int, tokens=DENSE) -> Tensor:
+    def inputs(self, layer: int, text_RTC: Tensor, pooled_RC: Tensor | None, dtype: torch.dtype) -> BlockInputs:
+        return BlockInputs(layer, self.attn.constants(text_RTC, dtype), self.modulated(pooled_RC, dtype))
+
+    def forward(self, x_RLC: Tensor, given: BlockInputs, tokens, memory) -> Tensor:
         # the stream and norms are float32, the linears' inputs half: sums over many blocks outgrow bf16's 8 bits
-        constants, of_attention, of_mlp = run.attention[layer], *(m.rows(run.rows) for m in run.modulation[layer])
-        dtype = constants[0].dtype
+        of_attention, of_mlp = given.modulation
+        dtype = given.attention[0].dtype
 
         def attention(x: Tensor) -> Tensor:
-            x = of_attention.enter(self.ln_wo_grad(x)).to(dtype)
-            return of_attention.leave(self.attn(x, constants, tokens.rows(run.rotary_RLX), layer, run.memory))
+            x, rotary_RLX = of_attention.enter(self.ln_wo_grad(x)).to(dtype), tokens.rows(given.rotary_RLX)
+            return of_attention.leave(self.attn(x, given.attention, rotary_RLX, given.layer, memory))
 
         def mlp(x: Tensor) -> Tensor:
             return of_mlp.leave(self.ffn(of_mlp.enter(self.ln_wo_grad(x)).to(dtype)))
 
-        x_RLC = x_RLC + tokens.through(attention, x_RLC, site=(layer, "attn"))
-        return x_RLC + tokens.through(mlp, x_RLC, site=(layer, "ffn"))
+        x_RLC = x_RLC + tokens.through(attention, x_RLC, site=(given.layer, "attn"))
+        return x_RLC + tokens.through(mlp, x_RLC, site=(given.layer, "ffn"))
 
 
 class HeadNorm(nn.Module):
@@ -274,11 +293,9 @@ class HARTRun:
     places_RT: Tensor
     levels_SC: Tensor
     times: Tensor
-    attention: list[tuple[Tensor, Tensor | None]]
-    modulation: list[tuple[Modulated, Modulated]]
+    blocks: list[BlockInputs]
     head: tuple[Tensor, Tensor]
-    memory: object
-    rows: slice
+    running: slice
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
     rotary_RLX: Tensor | None = None  # of the tokens that run
@@ -291,7 +308,6 @@ class HART(NextScaleModel):
     family = "hart"
     neutral_cfg = 0.0
     Options = HARTOptions
-    has_residual = True
 
     def __init__(self, config: HARTConfig, ops=nn):
         super().__init__(config)
@@ -402,9 +418,7 @@ class HART(NextScaleModel):
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(
-        self, condition: PromptCondition, negative: PromptCondition | None, memory, device, options=None
-    ) -> HARTRun:
+    def begin(self, condition: PromptCondition, negative: PromptCondition | None, device, options=None) -> HARTRun:
         texts = condition.joined(negative)
         features_RTC, mask_RT = texts.features_BTC.to(device), texts.mask_BT.to(device)
         text_RTC = self.context_embed(self.context_norm(features_RTC) if self.config.has_context_norm else features_RTC)
@@ -412,15 +426,13 @@ class HART(NextScaleModel):
         pooled_RC, dtype = self._pooled(text_RTC, mask_RT), self.dtype
         levels_S = torch.arange(len(self.config.patch_nums), device=text_RTC.device)
         return HARTRun(
-            text_RTC,
-            mask_RT.cumsum(1) - 1,
-            self.lvl_embed(levels_S).float(),
-            self.diffloss.times(text_RTC.device),
-            [b.attn.constants(text_RTC, dtype) for b in self.blocks],
-            [b.modulated(pooled_RC, dtype) for b in self.blocks],
-            (scale + 1, shift),
-            memory,
-            slice(0, texts.batch),
+            text_RTC=text_RTC,
+            places_RT=mask_RT.cumsum(1) - 1,
+            levels_SC=self.lvl_embed(levels_S).float(),
+            times=self.diffloss.times(text_RTC.device),
+            blocks=[b.inputs(layer, text_RTC, pooled_RC, dtype) for layer, b in enumerate(self.blocks)],
+            head=(scale + 1, shift),
+            running=slice(0, texts.batch),
         )
 
     def _pooled(self, text_RTC: Tensor, mask_RT: Tensor) -> Tensor | None:
@@ -437,14 +449,14 @@ class HART(NextScaleModel):
             dim, edge = self.config.head_dim, self.config.patch_nums[-1]
             images = [image_rotary(scale, run.places_RT[:, -1], edge, dim) for scale in schedule.scales[1:]]
             run.rotary = [text_rotary(run.places_RT, dim), *images]
-        run.rotary_RLX = run.rotary[step.scale_index][run.rows]
+        run.rotary_RLX = run.rotary[step.scale_index][run.running]
         level_C = run.levels_SC[step.scale_index]
         run.lead = 0
         if f_BCHW is None:
             run.lead = run.text_RTC.shape[1] - 1
-            return run.text_RTC[run.rows] + level_C
+            return run.text_RTC[run.running] + level_C
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
-        return x_BLC.repeat((run.rows.stop - run.rows.start) // len(x_BLC), 1, 1)
+        return x_BLC.repeat((run.running.stop - run.running.start) // len(x_BLC), 1, 1)
 
     def embed_together(
         self, run: HARTRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
@@ -456,19 +468,29 @@ class HART(NextScaleModel):
         run.rotary_RLX = torch.cat(tables, dim=1)
         return torch.cat(streams, dim=1)
 
-    def blocks_forward(self, run: HARTRun, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+    def blocks_forward(self, run: HARTRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         tokens = TrailingTokens(tokens, run.lead) if run.lead else tokens
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run, layer, tokens)
+            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.rotary_RLX), tokens, memory)
         return tokens.leave(x_RLC)
 
-    def logits(self, run: HARTRun, x_RLC: Tensor, rows: slice) -> Tensor:
+    def logits(self, run: HARTRun, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:
         """(rows, L, V) float32. rows: which of the run's rows x_RLC holds."""
         gain, shift = run.head
         return self.head(torch.addcmul(shift[rows], self.head_nm.ln_wo_grad(x_RLC), gain[rows])).float()
 
+    def decide(self, job):
+        return prediction.decide(super().decide(job))
+
+    def predict(self, turn) -> list[Drawn]:
+        return prediction.predict(turn)
+
     def residual(self, run: HARTRun, x_RLC: Tensor, h_BChw: Tensor, noise) -> Tensor:
+        """What to add to the last scale's code features, (B, C, h, w). x_RLC: the stream at every position.
+
+        h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
+        """
         word_BLC = self.word_embed(rearrange(h_BChw, "b c h w -> b (h w) c"))
         rows = 2 * len(word_BLC) if run.guidance else len(word_BLC)
         z_RLC = self.decoder_norm(x_RLC[:rows] + word_BLC.repeat(rows // len(word_BLC), 1, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from ...codecs.bits import BitwiseQuantizer
 from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
 from ...guidance import combine
 from ...schedule import Pass, Scale, ScaleSchedule
-from ...tokens import DENSE
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from ..family import NoOptions
 from ..layers import (
     AffineNorm,
+    FeedForward,
+    HeadNorm,
     Modulation,
     RMSNorm,
     attention_gain,
@@ -107,12 +108,6 @@ class TextCondition:
 # parts, under the checkpoint's names ---------------------------------------------------------------
 
 
-class HeadNorm(nn.Module):
-    def __init__(self, config: InfinityConfig, ops):
-        super().__init__()
-        self.ada_lin = Modulation(config.width, 2, ops)
-
-
 def text_keys_values(attention, text_RTC: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """Keys and values (rows, heads, T, dim) of a text. Only values have a bias."""
     k, v = attention.mat_kv(text_RTC).chunk(2, dim=-1)
@@ -177,37 +172,31 @@ class CrossAttention(nn.Module):
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=is_real)))
 
 
-class FeedForward(nn.Module):
-    def __init__(self, config: InfinityConfig, ops):
-        super().__init__()
-        self.fc1 = ops.Linear(config.width, config.hidden)
-        self.fc2 = ops.Linear(config.hidden, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
 @dataclass
 class BlockInputs:
-    """What one block reads besides the stream, constant for an image batch: one row per row of the run."""
+    """What one block reads besides the stream, one row per row that runs: constant for an image batch, but for the
+    rotary table of the current pass."""
 
+    layer: int
     modulation: tuple[Tensor, ...]  # gates, 1 + scales and shifts, (rows, 1, C) float32
     qkv_bias: Tensor
     qk_gain: Tensor  # lengths of queries and keys, (2, heads, 1) float32
     text_k: Tensor
     text_v: Tensor
     is_real: Tensor | None
+    rotary_1LX: Tensor | None = None
 
-    def rows(self, rows: slice) -> BlockInputs:
+    def at(self, rows: slice, rotary_1LX: Tensor) -> BlockInputs:
+        """Of the rows and the pass that run."""
         if rows == slice(0, len(self.text_k)):
-            return self
-        return BlockInputs(
-            tuple(m[rows] for m in self.modulation),
-            self.qkv_bias,
-            self.qk_gain,
-            self.text_k[rows],
-            self.text_v[rows],
-            None if self.is_real is None else self.is_real[rows],
+            return replace(self, rotary_1LX=rotary_1LX)
+        return replace(
+            self,
+            modulation=tuple(m[rows] for m in self.modulation),
+            text_k=self.text_k[rows],
+            text_v=self.text_v[rows],
+            is_real=None if self.is_real is None else self.is_real[rows],
+            rotary_1LX=rotary_1LX,
         )
 
 
@@ -217,29 +206,32 @@ class Block(nn.Module):
         self.eps = config.norm_eps
         self.sa = SelfAttention(config, ops)
         self.ca = CrossAttention(config, ops)
-        self.ffn = FeedForward(config, ops)
+        self.ffn = FeedForward(config.width, config.hidden, ops)
         self.ca_norm = AffineNorm(config.width, config.norm_eps)
         self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, config.width))
 
-    def inputs(self, shared_R16C: Tensor, text_RTC: Tensor, is_real: Tensor | None) -> BlockInputs:
+    def inputs(self, layer: int, shared_R16C: Tensor, text_RTC: Tensor, is_real: Tensor | None) -> BlockInputs:
         gate1, gate2, scale1, scale2, shift1, shift2 = (shared_R16C + on(self.ada_gss, shared_R16C)).unbind(2)
         q_bias, v_bias = on(self.sa.q_bias, text_RTC), on(self.sa.v_bias, text_RTC)
+        text_k, text_v = text_keys_values(self.ca, text_RTC, self.ca.heads)
         return BlockInputs(
-            (gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2),
-            torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]),
-            attention_gain(on(self.sa.scale_mul_1H11, shared_R16C)),
-            *text_keys_values(self.ca, text_RTC, self.ca.heads),
-            is_real,
+            layer=layer,
+            modulation=(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2),
+            qkv_bias=torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]),
+            qk_gain=attention_gain(on(self.sa.scale_mul_1H11, shared_R16C)),
+            text_k=text_k,
+            text_v=text_v,
+            is_real=is_real,
         )
 
-    def forward(self, x_RLC: Tensor, given: BlockInputs, layer: int, run: InfinityRun, tokens=DENSE) -> Tensor:
+    def forward(self, x_RLC: Tensor, given: BlockInputs, tokens, memory) -> Tensor:
         # the stream, norms and gates are float32, the linears' inputs half: sums over 30 blocks outgrow bf16's 8 bits
         gate1, gate2, gain1, gain2, shift1, shift2 = given.modulation
         dtype = given.text_k.dtype
 
         def self_attention(x: Tensor) -> Tensor:
             x = modulated_norm(x, gain1, shift1, self.eps).to(dtype)
-            return self.sa(x, given, tokens.rows(run.rotary_1LX), layer, run.memory)
+            return self.sa(x, given, tokens.rows(given.rotary_1LX), given.layer, memory)
 
         def cross_attention(x: Tensor) -> Tensor:
             return self.ca(self.ca_norm(x).to(dtype), given.text_k, given.text_v, given.is_real)
@@ -247,9 +239,9 @@ class Block(nn.Module):
         def mlp(x: Tensor) -> Tensor:
             return self.ffn(modulated_norm(x, gain2, shift2, self.eps).to(dtype))
 
-        x_RLC = torch.addcmul(x_RLC, tokens.through(self_attention, x_RLC, site=(layer, "attn")), gate1)
-        x_RLC = x_RLC + tokens.through(cross_attention, x_RLC, site=(layer, "cross"))
-        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(layer, "ffn")), gate2)
+        x_RLC = torch.addcmul(x_RLC, tokens.through(self_attention, x_RLC, site=(given.layer, "attn")), gate1)
+        x_RLC = x_RLC + tokens.through(cross_attention, x_RLC, site=(given.layer, "cross"))
+        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(given.layer, "ffn")), gate2)
 
 
 class BlockChunk(nn.Module):
@@ -311,8 +303,7 @@ class InfinityRun:
     pooled_R1C: Tensor
     blocks: list[BlockInputs]
     head: tuple[Tensor, Tensor]
-    memory: object
-    rows: slice
+    running: slice
     mixed_after: frozenset
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
@@ -342,7 +333,7 @@ class Infinity(NextScaleModel):
         self.lvl_embed = ops.Embedding(config.levels, width)
         self.word_embed = ops.Linear(config.bits, width)
         self.shared_ada_lin = Modulation(width, 6, ops)
-        self.head_nm = HeadNorm(config, ops)
+        self.head_nm = HeadNorm(width, ops)
         self.head = ops.Linear(width, 2 * config.bits)
         blocks = [Block(config, ops) for _ in range(config.depth)]
         self.block_chunks = nn.ModuleList(
@@ -447,9 +438,7 @@ class Infinity(NextScaleModel):
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(
-        self, condition: TextCondition, negative: TextCondition | None, memory, device, options=None
-    ) -> InfinityRun:
+    def begin(self, condition: TextCondition, negative: TextCondition | None, device, options=None) -> InfinityRun:
         texts = condition.joined(negative)
         features_RTC, is_real = texts.padded(device)
         normed_RTC = self.text_norm(features_RTC)
@@ -459,18 +448,17 @@ class Infinity(NextScaleModel):
         scale, shift = rearrange(self.head_nm.ada_lin(pooled_RC), "r (two c) -> two r 1 c", two=2).unbind(0)
         places = self.guidance_places(options.guidance_layers) if options is not None else frozenset()
         return InfinityRun(
-            pooled_RC.unsqueeze(1),
-            [b.inputs(shared_R16C, text_RTC, is_real) for b in self.blocks],
-            (scale + 1, shift),
-            memory,
-            slice(0, texts.batch),
-            places - {"logits"},
+            pooled_R1C=pooled_RC.unsqueeze(1),
+            blocks=[b.inputs(layer, shared_R16C, text_RTC, is_real) for layer, b in enumerate(self.blocks)],
+            head=(scale + 1, shift),
+            running=slice(0, texts.batch),
+            mixed_after=places - {"logits"},
         )
 
     def embed(self, run: InfinityRun, f_BCHW: Tensor | None, step: Pass, schedule: ScaleSchedule) -> Tensor:
         """Residual stream entering block 0, (rows, L, C) float32. f_BCHW: the quantiser's next_input; None for the
         first scale."""
-        pooled_R1C = run.pooled_R1C[run.rows]
+        pooled_R1C = run.pooled_R1C[run.running]
         if run.rotary is None:
             full = full_grid(schedule)
             run.rotary = [rotary_table(scale, full, self.config.head_dim, pooled_R1C.device) for scale in schedule]
@@ -491,16 +479,16 @@ class Infinity(NextScaleModel):
         run.rotary_1LX = torch.cat(rotary, dim=1)
         return torch.cat(streams, dim=1)
 
-    def blocks_forward(self, run: InfinityRun, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+    def blocks_forward(self, run: InfinityRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run.blocks[layer].rows(run.rows), layer, run, tokens)
+            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.rotary_1LX), tokens, memory)
             if run.guidance and layer in run.mixed_after:
                 # both halves go on from the guided state and differ only through text and modulation
                 x_RLC = combine(x_RLC, run.guidance).repeat(2, 1, 1)
         return tokens.leave(x_RLC)
 
-    def logits(self, run: InfinityRun, x_RLC: Tensor, rows: slice) -> Tensor:
+    def logits(self, run: InfinityRun, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:
         """(rows, L, 2 bits) float32, columns 2i and 2i + 1 for bit i being 0 and 1. rows: which of the run's rows
         x_RLC holds."""
         gain, shift = run.head

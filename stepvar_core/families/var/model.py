@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from ...schedule import Pass, ScaleSchedule
 from ...tokens import DENSE
 from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
 from ..family import NoOptions, check_switch, check_whole
-from ..layers import Modulation, attention_gain, merge_heads, modulated_norm, on, unit_heads
+from ..layers import FeedForward, HeadNorm, Modulation, attention_gain, merge_heads, modulated_norm, on, unit_heads
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,8 @@ class SelfAttention(nn.Module):
     def constants(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """The bias of queries, keys (none) and values, and the gain of queries and keys, where `like` lives."""
         q_bias, v_bias = on(self.q_bias, like), on(self.v_bias, like)
-        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), attention_gain(
-            on(self.scale_mul_1H11, like)
-        ) if self.is_cosine else None
+        gain = attention_gain(on(self.scale_mul_1H11, like)) if self.is_cosine else None
+        return torch.cat([q_bias, torch.zeros_like(q_bias), v_bias]), gain
 
     def forward(self, x_RLC: Tensor, constants: tuple[Tensor, Tensor | None], layer: int, memory) -> Tensor:
         bias, gain = constants
@@ -102,14 +100,13 @@ class SelfAttention(nn.Module):
         return self.proj(merge_heads(memory.attend(layer, q, k, v, scale=scale)))
 
 
-class FeedForward(nn.Module):
-    def __init__(self, config: VARConfig, ops):
-        super().__init__()
-        self.fc1 = ops.Linear(config.width, config.hidden)
-        self.fc2 = ops.Linear(config.hidden, config.width)
+@dataclass
+class BlockInputs:
+    """What one block reads besides the stream: modulation of the rows that run, constants of its attention."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+    layer: int
+    modulation: list[Tensor]
+    attention: tuple[Tensor, Tensor | None]
 
 
 class Block(nn.Module):
@@ -117,29 +114,23 @@ class Block(nn.Module):
         super().__init__()
         self.eps = config.norm_eps
         self.attn = SelfAttention(config, ops)
-        self.ffn = FeedForward(config, ops)
+        self.ffn = FeedForward(config.width, config.hidden, ops)
         if config.shared_aln:
             self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, config.width))
         else:
             self.ada_lin = Modulation(config.width, 6, ops)
 
-    def forward(self, x_RLC: Tensor, run: VARRun, layer: int, tokens=DENSE) -> Tensor:
-        gate1, gate2, gain1, gain2, shift1, shift2 = run.modulation(layer)
+    def forward(self, x_RLC: Tensor, given: BlockInputs, tokens, memory) -> Tensor:
+        gate1, gate2, gain1, gain2, shift1, shift2 = given.modulation
 
         def attention(x: Tensor) -> Tensor:
-            return self.attn(modulated_norm(x, gain1, shift1, self.eps), run.attention[layer], layer, run.memory)
+            return self.attn(modulated_norm(x, gain1, shift1, self.eps), given.attention, given.layer, memory)
 
         def mlp(x: Tensor) -> Tensor:
             return self.ffn(modulated_norm(x, gain2, shift2, self.eps))
 
-        x_RLC = torch.addcmul(x_RLC, tokens.through(attention, x_RLC, site=(layer, "attn")), gate1)
-        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(layer, "ffn")), gate2)
-
-
-class HeadNorm(nn.Module):
-    def __init__(self, config: VARConfig, ops):
-        super().__init__()
-        self.ada_lin = Modulation(config.width, 2, ops)
+        x_RLC = torch.addcmul(x_RLC, tokens.through(attention, x_RLC, site=(given.layer, "attn")), gate1)
+        return torch.addcmul(x_RLC, tokens.through(mlp, x_RLC, site=(given.layer, "ffn")), gate2)
 
 
 @dataclass
@@ -150,13 +141,12 @@ class VARRun:
     blocks: list[tuple[Tensor, ...]]
     attention: list[tuple[Tensor, Tensor | None]]
     head: tuple[Tensor, Tensor]
-    memory: object
-    rows: slice
+    running: slice
     guidance: float = 0.0
     place_1LC: Tensor | None = None  # of the whole schedule, made with the first scale
 
-    def modulation(self, layer: int) -> list[Tensor]:
-        return [m[self.rows] for m in self.blocks[layer]]
+    def block(self, layer: int) -> BlockInputs:
+        return BlockInputs(layer, [m[self.running] for m in self.blocks[layer]], self.attention[layer])
 
 
 class VAR(NextScaleModel):
@@ -178,7 +168,7 @@ class VAR(NextScaleModel):
         if config.shared_aln:
             self.shared_ada_lin = Modulation(width, 6, ops)
         self.blocks = nn.ModuleList(Block(config, ops) for _ in range(config.depth))
-        self.head_nm = HeadNorm(config, ops)
+        self.head_nm = HeadNorm(width, ops)
         self.head = ops.Linear(width, config.vocab_size)
 
     # condition and schedule ------------------------------------------------------------------
@@ -243,7 +233,7 @@ class VAR(NextScaleModel):
 
     # one image batch -------------------------------------------------------------------------
 
-    def begin(self, condition: ClassCondition, negative: ClassCondition | None, memory, device, options=None) -> VARRun:
+    def begin(self, condition: ClassCondition, negative: ClassCondition | None, device, options=None) -> VARRun:
         labels_R = torch.cat([condition.labels_B, negative.labels_B]) if negative is not None else condition.labels_B
         cond_RC = self.class_emb(labels_R.to(device)).to(self.dtype)
         if self.config.shared_aln:
@@ -256,12 +246,11 @@ class VAR(NextScaleModel):
             ]
         gain, shift = rearrange(self.head_nm.ada_lin(cond_RC), "r (two c) -> two r 1 c", two=2).unbind(0)
         return VARRun(
-            cond_RC.unsqueeze(1),
-            blocks,
-            [b.attn.constants(cond_RC) for b in self.blocks],
-            (gain + 1, shift),
-            memory,
-            slice(0, len(labels_R)),
+            condition_R1C=cond_RC.unsqueeze(1),
+            blocks=blocks,
+            attention=[b.attn.constants(cond_RC) for b in self.blocks],
+            head=(gain + 1, shift),
+            running=slice(0, len(labels_R)),
         )
 
     @staticmethod
@@ -283,21 +272,21 @@ class VAR(NextScaleModel):
         place_1LC = run.place_1LC[:, start : start + step.scale.tokens]
         if f_BCHW is None:
             return (
-                run.condition_R1C[run.rows].expand(-1, step.scale.tokens, -1)
+                run.condition_R1C[run.running].expand(-1, step.scale.tokens, -1)
                 + on(self.pos_start, place_1LC)
                 + place_1LC
             )
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c").to(self.dtype)) + place_1LC
-        rows = run.rows.stop - run.rows.start
+        rows = run.running.stop - run.running.start
         return x_BLC.repeat(rows // len(x_BLC), 1, 1)
 
-    def blocks_forward(self, run: VARRun, x_RLC: Tensor, tokens=DENSE) -> Tensor:
+    def blocks_forward(self, run: VARRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run, layer, tokens)
+            x_RLC = block(x_RLC, run.block(layer), tokens, memory)
         return tokens.leave(x_RLC)
 
-    def logits(self, run: VARRun, x_RLC: Tensor, rows: slice) -> Tensor:
+    def logits(self, run: VARRun, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:
         """(rows, L, V) float32. rows: which of the run's rows x_RLC holds."""
         gain, shift = run.head
         return self.head(modulated_norm(x_RLC, gain[rows], shift[rows], self.config.norm_eps)).float()
@@ -309,9 +298,8 @@ class VAR(NextScaleModel):
         scales 1…S-1, row-major, concatenated (VAR figure 4, training).
         """
         schedule = self.config.schedule()
-        run = self.begin(
-            ClassCondition(labels_B), None, BlockCausal([s.tokens for s in schedule], labels_B.device), labels_B.device
-        )
+        run = self.begin(ClassCondition(labels_B), None, labels_B.device)
+        memory = BlockCausal([s.tokens for s in schedule], labels_B.device)
         place_1LC = self.positions(schedule, run.condition_R1C)
         first = schedule.scales[0].tokens
         x_BLC = (
@@ -324,7 +312,7 @@ class VAR(NextScaleModel):
             )
             + place_1LC
         )
-        return self.logits(run, self.blocks_forward(run, x_BLC), run.rows)
+        return self.logits(run, self.blocks_forward(run, x_BLC, DENSE, memory), run.running)
 
     # numbers ---------------------------------------------------------------------------------
 
