@@ -68,7 +68,7 @@ class PassPlan:
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
     answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
     stored: keys that later passes may read, per block; None = those of `kept`.
-    group: passes of one group run together; None = alone. remembers: bytes a row that the method holds of the pass.
+    remembers: bytes a row that the method holds of the pass.
     """
 
     tokens: int
@@ -76,7 +76,6 @@ class PassPlan:
     head: int
     halves: str = "both"
     stored: tuple[int, ...] | None = None
-    group: int | None = None
     remembers: int = 0
 
     @classmethod
