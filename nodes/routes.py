@@ -28,15 +28,16 @@ def register_routes() -> None:
 
 async def answer_plan(request: web.Request) -> web.Response:
     """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400 and
-    up."""
+    up, or with quiet=1 of 200: browsers write every other status into their console."""
+    quiet = request.query.get("quiet") == "1"
     try:
         question = _question(request.query)
     except OptionError as error:
-        return _json({"error": error.problem, "remedy": error.remedy}, 400)
+        return _json({"error": error.problem, "remedy": error.remedy}, 200 if quiet else 400)
     try:
         return _json(await asyncio.get_running_loop().run_in_executor(None, lambda: plan(**question)))
     except StepVARError as error:
-        return _json({"error": error.problem, "remedy": error.remedy}, 422)
+        return _json({"error": error.problem, "remedy": error.remedy}, 200 if quiet else 422)
 
 
 def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
