@@ -14,10 +14,11 @@ from .schema import VARModel, advanced, schema, with_options
 DEFAULT_PRESET = "Balanced"
 
 
-def _ratio(place: int) -> io.Float.Input:
+def _ratio(place: int):
     ratios = PRESETS[DEFAULT_PRESET]
     which = "the last scale" if place == 1 else f"scale {place} from the end"
-    return io.Float.Input(
+    return advanced(
+        io.Float,
         f"ratio_{place}",
         default=ratios[place - 1] if place <= len(ratios) else 0.0,
         min=0.0,
@@ -61,7 +62,8 @@ class StepVARPruning(io.ComfyNode):
                     "closest to the full picture at the same speed as Balanced.",
                 ),
                 *(_ratio(n) for n in range(1, RATIO_WIDGETS + 1)),
-                io.Float.Input(
+                advanced(
+                    io.Float,
                     "structure_weight",
                     default=0.5,
                     min=0.0,
@@ -70,7 +72,8 @@ class StepVARPruning(io.ComfyNode):
                     tooltip="What to keep: 1 keeps shapes and layout (structure), 0 keeps fine detail (texture). The "
                     "time is the same.",
                 ),
-                io.Combo.Input(
+                advanced(
+                    io.Combo,
                     "fill",
                     options=list(FILLS),
                     default="nearest",
@@ -80,7 +83,8 @@ class StepVARPruning(io.ComfyNode):
                     "earlier "
                     "scale's change (FastVAR). delta and cache cost slightly more time.",
                 ),
-                io.Combo.Input(
+                advanced(
+                    io.Combo,
                     "guidance_late",
                     options=list(HALVES),
                     default="both",
@@ -88,7 +92,8 @@ class StepVARPruning(io.ComfyNode):
                     "the time there "
                     "and weakens guidance in the finest detail.",
                 ),
-                io.Int.Input(
+                advanced(
+                    io.Int,
                     "guidance_late_scales",
                     default=0,
                     min=0,
@@ -96,7 +101,8 @@ class StepVARPruning(io.ComfyNode):
                     tooltip="How many of the last scales run only the half chosen above. 0 keeps full guidance. More "
                     "is faster.",
                 ),
-                io.Int.Input(
+                advanced(
+                    io.Int,
                     "first_layer",
                     default=-1,
                     min=-1,
@@ -171,8 +177,7 @@ class StepVARPruning(io.ComfyNode):
                     tooltip="add: painted areas are preferred, the count stays. keep: painted areas always run, "
                     "which takes more time.",
                 ),
-                advanced(
-                    io.Combo,
+                io.Combo.Input(
                     "auto_goal",
                     options=list(GOALS),
                     default=OFF,
@@ -185,8 +190,7 @@ class StepVARPruning(io.ComfyNode):
                     "machine; the "
                     "first time, a probe of about half a run is timed.",
                 ),
-                advanced(
-                    io.Float,
+                io.Float.Input(
                     "auto_value",
                     default=0.9,
                     min=0.0,

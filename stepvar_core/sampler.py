@@ -7,7 +7,6 @@ decided at the door (door.py) and lies in a Job. What a family does its own way,
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,63 +20,9 @@ from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pa
 from .schedule import Pass, ScaleSchedule
 from .token_sampling import Streams, smooth_probs
 from .tokens import DENSE
-from .trace import ScaleTrace, Trace
+from .trace import Clock, ScaleStep, Trace, trace_of
 
 log = logging.getLogger(__name__)
-
-
-class Clock:
-    """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
-
-    def __init__(self, device: torch.device):
-        self.is_cuda = device.type == "cuda"
-
-    def mark(self):
-        if not self.is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start, stop) -> float:
-        if not self.is_cuda:
-            return stop - start
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1000
-
-
-@dataclass
-class ScaleStep:
-    """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
-
-    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
-    f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
-    None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
-    tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
-    now. Reading `seconds` waits for the device.
-    """
-
-    step: Pass
-    codes: Tensor
-    f_hat: Tensor
-    kept: Tensor
-    tokens_run: int
-    passes: int
-    clock: Clock
-    marks: tuple
-    plans: Sequence[PassPlan]
-    logits: Tensor | None = None
-    soft: Tensor | None = None
-    scores: object | None = None
-    is_forced: bool = False
-
-    @property
-    def index(self) -> int:
-        return self.step.index
-
-    @property
-    def seconds(self) -> float:
-        return self.clock.seconds(*self.marks)
 
 
 @dataclass(frozen=True)
@@ -152,24 +97,23 @@ class Job:
         return seen
 
     def new_cache(self) -> KVCache:
-        cost = self.model.cost()
-        return KVCache(
-            [[self._tokens(i, part, layer) for i, part in self.runs()] for layer in range(cost.layers)],
-            self.sees(),
-            max(self.rows(self.plans)),
-            cost.heads,
-            cost.head_dim,
-            self.model.dtype,
-            self.device,
-            self.heartbeat,
-        )
+        cost, runs = self.model.cost(), self.runs()
 
-    def _tokens(self, i: int, part: int, layer: int) -> int:
-        """Tokens of one run of the blocks in a layer."""
-        if i in self.parts:
-            return self.parts[i][part].shape[1]
-        first = min(j for j, _ in self.runs())
-        return self.plans[i].layer_tokens(layer) + (self.lead if i == first else 0)
+        def tokens(i: int, part: int, layer: int) -> int:
+            if i in self.parts:
+                return self.parts[i][part].shape[1]
+            return self.plans[i].layer_tokens(layer) + (self.lead if i == runs[0][0] else 0)
+
+        return KVCache(
+            lengths=[[tokens(i, part, layer) for i, part in runs] for layer in range(cost.layers)],
+            sees=self.sees(),
+            rows=max(self.rows(self.plans)),
+            heads=cost.heads,
+            head_dim=cost.head_dim,
+            dtype=self.model.dtype,
+            device=self.device,
+            heartbeat=self.heartbeat,
+        )
 
     # rows ----------------------------------------------------------------------------------------
 
@@ -247,7 +191,8 @@ def take_steps(
     """Predicts a group of passes and adds their codes to f_hat, (B, C, H, W)."""
     quantizer, schedule, start = job.quantizer, job.schedule, clock.mark()
     if due(policy, job.plans, group[0].index).is_skipped:
-        return [skip(job, policy, group[0], f_hat, clock, start)]
+        nothing = Drawn(quantizer.no_codes(job.batch, group[0].scale, job.device)[:, :0])
+        return [finished(job, policy, group[0], nothing, f_hat, clock, start)]
     features, given, f_hats = [], [], []
     for step in group:
         features.append(quantizer.next_input(f_hat, step, schedule) if step.index else None)
@@ -256,33 +201,40 @@ def take_steps(
             f_hat = quantizer.add(f_hat, given[-1], step, schedule)
         f_hats.append(f_hat)
     if not job.must_run(policy) & {step.index for step in group}:
-        return [stand_in(job, policy, step, *done, clock, start) for step, *done in zip(group, given, f_hats)]
+        return [finished(job, policy, *done, clock, start) for done in zip(group, given, f_hats)]
     turn = Turn(job, policy, run, cache, group, features, given)
     steps = []
     for step, drawn, known in zip(group, job.model.predict(turn), f_hats):
-        kept = turn.tokens.kept_BN()
-        steps.append(
-            ScaleStep(
-                step=step,
-                codes=drawn.codes,
-                f_hat=known if drawn.is_given else quantizer.add(f_hat, drawn, step, schedule),
-                kept=full_map(job, step) if kept is None else kept.view(-1, *step.scale.grid),
-                tokens_run=policy.plans[step.index].fewest,
-                passes=len(job.passes),
-                clock=clock,
-                marks=(),
-                plans=policy.plans,
-                logits=drawn.logits,
-                soft=drawn.soft,
-                scores=turn.tokens.scores if job.keep_scores else None,
-                is_forced=drawn.is_given,
-            )
-        )
-        f_hat = steps[-1].f_hat
+        f_hat = known if drawn.is_given else quantizer.add(f_hat, drawn, step, schedule)
+        steps.append(finished(job, policy, step, drawn, f_hat, clock, start, turn.tokens))
     stop = clock.mark()
     for done in steps:  # the first of them carries the time of all
         done.marks = (start if done is steps[0] else stop, stop)
     return steps
+
+
+def finished(
+    job: Job, policy: PolicyRun, step: Pass, drawn: Drawn, f_hat: Tensor, clock: Clock, start, tokens=DENSE
+) -> ScaleStep:
+    """What a pass produced, with the map of the tokens that ran; none of a skipped one."""
+    plan, kept = policy.plans[step.index], tokens.kept_BN()
+    if kept is None:
+        kept = torch.full((job.batch, step.scale.tokens), not plan.is_skipped, device=job.device)
+    return ScaleStep(
+        step=step,
+        codes=drawn.codes,
+        f_hat=f_hat,
+        kept=kept.view(-1, *step.scale.grid),
+        tokens_run=plan.fewest,
+        passes=len(job.passes),
+        clock=clock,
+        marks=(start, clock.mark()),
+        plans=policy.plans,
+        logits=drawn.logits,
+        soft=drawn.soft,
+        scores=tokens.scores if job.keep_scores else None,
+        is_forced=drawn.is_given,
+    )
 
 
 class Turn:
@@ -367,41 +319,6 @@ class Turn:
         return self.job.given.over(drawn, self.step, quantizer)
 
 
-def full_map(job: Job, step: Pass) -> Tensor:
-    return torch.ones(job.batch, *step.scale.grid, dtype=torch.bool, device=job.device)
-
-
-def stand_in(job: Job, policy: PolicyRun, step: Pass, given: Drawn, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
-    """A pass whose codes were given and that nobody sees: it need not run."""
-    return ScaleStep(
-        step=step,
-        codes=given.codes,
-        f_hat=f_hat,
-        kept=full_map(job, step),
-        tokens_run=policy.plans[step.index].fewest,
-        passes=len(job.passes),
-        clock=clock,
-        marks=(start, clock.mark()),
-        plans=policy.plans,
-        soft=given.soft,
-        is_forced=True,
-    )
-
-
-def skip(job: Job, policy: PolicyRun, step: Pass, f_hat: Tensor, clock: Clock, start) -> ScaleStep:
-    return ScaleStep(
-        step=step,
-        codes=job.quantizer.no_codes(job.batch, step.scale, job.device)[:, :0],
-        f_hat=f_hat,
-        kept=~full_map(job, step),
-        tokens_run=0,
-        passes=len(job.passes),
-        clock=clock,
-        marks=(start, clock.mark()),
-        plans=policy.plans,
-    )
-
-
 def watched(steps: Iterator[ScaleStep], on_scale: Callable[[ScaleStep], None] | None) -> Iterator[ScaleStep]:
     """The same steps, each shown to on_scale first."""
     for step in steps:
@@ -414,32 +331,10 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
     """Consumes the loop and packs what it produced."""
     done, latent = [], None
     for step in steps:
-        latent, step.f_hat, step.logits = (
-            step.f_hat,
-            None,
-            None,
-        )  # only the last f_hat is needed: free the others as we go
+        latent = step.f_hat
+        step.f_hat = step.logits = None  # only the last f_hat is needed: free the others as we go
         done.append(step)
     scales = tuple(trace_of(step) for step in done)
     trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result(Codes([s.codes for s in done], [s.soft for s in done]), latent, trace, job.schedule)
-
-
-def trace_of(step: ScaleStep) -> ScaleTrace:
-    grid = step.step.scale.grid
-
-    def mapped(values):
-        return None if values is None else values.view(-1, *grid).float().cpu()
-
-    scores = step.scores
-    return ScaleTrace(
-        grid,
-        step.kept.cpu(),
-        step.tokens_run,
-        step.seconds,
-        step.is_forced,
-        mapped(scores and scores.structure),
-        mapped(scores and scores.texture),
-        mapped(scores and scores.importance),
-    )

@@ -273,6 +273,36 @@ JOBS = {
         },
     ],
 }
+# What the node looks like: folded as a new one, then with all settings; with a goal, and bypassed.
+LOOK = """
+const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning"), face = document.querySelector(".stepvar-equalizer");
+const text = document.querySelector(`[data-node-id="${node.id}"]`)?.innerText.split("\\n");
+const isSeen = (w) => (LiteGraph.vueNodesMode ? text.includes(w.label ?? w.name) : !w.hidden);
+return { seen: node.widgets.filter((w) => w.name !== "equalizer" && isSeen(w)).map((w) => w.label ?? w.name), saved: node.serialize().widgets_values,
+  menu: node.widgets[0].options.values.map((name) => node.widgets[0].options.getOptionLabel(name)), idle: face.classList.contains("is-idle"),
+  note: face.querySelector(".stepvar-eq-readout").textContent, speedup: face.querySelector(".stepvar-eq-speedup").textContent,
+  fits: node.size[1] >= node.computeSize()[1] - 1 };"""
+LOOKED = {"evaluate": LOOK}
+CHANGE = """
+const node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning"), goal = node.widgets.find((w) => w.name === "auto_goal");
+%s
+app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();"""
+JOBS["folded"] = [
+    AWAY,
+    LOOKED,
+    {"evaluate": CHANGE % "goal.value = 'seconds'; goal.callback('seconds');", "wait": 600},
+    LOOKED,
+    shot("goal"),
+    {"evaluate": CHANGE % "goal.value = 'off'; goal.callback('off'); node.mode = 4;", "wait": 600},
+    LOOKED,
+    shot("bypassed"),
+    {
+        "evaluate": CHANGE % "node.mode = 0; const fold = document.querySelector('.stepvar-eq-fold'); "
+        "if (fold.hidden) node.showAdvanced = true; else fold.click();",
+        "wait": 600,
+    },
+    LOOKED,
+]
 # The panel of properties beside the editor, for a node and for the subgraph it went into.
 JOBS["panel"] = [
     {
@@ -286,7 +316,7 @@ JOBS["panel"] = [
         "evaluate": """
         const panel = document.querySelector("[data-testid=properties-panel]"), face = document.querySelector(".stepvar-equalizer");
         const rows = panel.innerText.split("\\n"), node = app.canvas.graph.nodes.find((n) => n.type === "StepVARPruning");
-        return { shows: rows.includes("ratio_1"), rows: rows.filter((text) => text === "equalizer"), taken: panel.contains(face),
+        return { shows: rows.includes("preset"), rows: rows.filter((text) => text === "equalizer"), taken: panel.contains(face),
           share: face.getBoundingClientRect().width / app.canvas.ds.scale / node.size[0] };"""
     },
     {
@@ -509,6 +539,26 @@ def test_a_copy_is_a_node_of_its_own(visit):
     copy, seen = visit["pasted"]
     assert copy["saved"] == seen["saved"] and copy["order"] == seen["order"] and seen["ratios"][0] == near(0.8)
     assert (copy["faces"], copy["left"]) == (2, 1)
+
+
+def test_it_looks_small_and_unfolds(visit):
+    folded, goal, bypassed, unfolded = visit["folded"]
+    assert folded["seen"] == ["preset", "auto_goal"] and goal["seen"] == ["preset", "auto_goal", "auto_value"]
+    assert len(unfolded["seen"]) == 20 and unfolded["seen"][1:3] == ["16×16 · pruned", "13×13 · pruned"]
+    assert unfolded["fits"] and goal["fits"]
+    assert folded["saved"] == unfolded["saved"] == bypassed["saved"], "what is folded keeps its values"
+
+
+def test_a_goal_and_a_bypass_are_seen_on_the_bars(visit):
+    folded, goal, bypassed, _ = visit["folded"]
+    assert (folded["idle"], goal["idle"], bypassed["idle"]) == (False, True, True)
+    assert (goal["note"], goal["speedup"]) == ("auto_goal chooses the ratios: seconds", "0.9 s")
+    assert (bypassed["note"], bypassed["speedup"]) == ("bypassed: every token runs", "1.00×")
+
+
+def test_a_presets_entry_says_its_speed_on_the_connected_model(visit):
+    menu = visit["folded"][0]["menu"]
+    assert menu[0] == "Off · 1.00×" and "Balanced · 1.60×" in menu and menu[-1] == "Custom"
 
 
 def test_the_panel_of_properties_leaves_it_in_its_node(visit):

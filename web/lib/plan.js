@@ -27,7 +27,7 @@
  *   tokens: number, kvBytes: number, weightsBytes: number}} Estimate
  */
 
-const HEAD_FILLS = ["nearest", "zero", "anchor"]; // those whose head runs on kept tokens: Fill.on_head of plan.py
+const HEAD_FILLS = ["nearest", "zero", "anchor"]; // those whose head runs on kept tokens: Fill.on_head of methods/fills.py
 const ANCHOR_STRIDE = 3;
 
 /** Positions along an axis of n that the anchor fill always keeps. @param {number} n */
@@ -65,7 +65,7 @@ function guidedPasses(plan, { cfg = -1 }) {
   return plan.guided.map((runs) => runs && strength !== plan.neutral_cfg);
 }
 
-/** rows_per_pass of cost.py. @param {Pass[]} passes @param {boolean[]} guided @param {number} batch */
+/** rows_per_pass of methods/policy.py. @param {Pass[]} passes @param {boolean[]} guided @param {number} batch */
 function rowsPerPass(passes, guided, batch) {
   const any = guided.some(Boolean);
   const needsBoth = passes.map((p, i) => (guided[i] && p.halves === "both" && p.kept > 0) || (p.halves === "unconditional" && any));

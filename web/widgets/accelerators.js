@@ -3,6 +3,7 @@
 import { hiddenOptions } from "../lib/accelerators.js";
 import { isLinked } from "../lib/graph.js";
 import { after, on } from "../lib/listen.js";
+import { hide, touch } from "./names.js";
 
 /** @param {any} node @param {{graph: EventTarget}} host @returns {(() => void) | void} */
 export function attachMethods(node, host) {
@@ -13,15 +14,10 @@ export function attachMethods(node, host) {
   /** @param {boolean} fits whether the node takes the height its widgets need: not when a saved one is opened */
   function show(fits) {
     const hidden = hiddenOptions(methods, isLinked(node, "method") ? null : method.value); // a wire may bring any of them
-    const changed = node.widgets.filter((/** @type {any} */ w) => Boolean(w.hidden) !== hidden.has(w.name));
+    const changed = node.widgets.filter((/** @type {any} */ w) => hide(w, hidden.has(w.name)));
     if (!changed.length) return;
-    for (const widget of changed) {
-      widget.hidden = hidden.has(widget.name); // the canvas asks the widget,
-      (widget.options ??= {}).hidden = widget.hidden; // Nodes 2.0 this object, and looks again when the list is set
-    }
-    node.widgets = [...node.widgets];
+    touch(node);
     if (fits) node.setSize?.([node.size[0], node.computeSize?.()[1] ?? node.size[1]]);
-    node.setDirtyCanvas?.(true, true);
   }
 
   const undo = [after(method, "callback", () => show(true)), after(node, "onConnectionsChange", () => show(true)),

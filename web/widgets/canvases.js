@@ -2,6 +2,7 @@
 // Empty VAR Latent offers what the connected model can draw.
 import { offered } from "../lib/canvases.js";
 import { after, on } from "../lib/listen.js";
+import { touch } from "./names.js";
 import { followPlan } from "./plans.js";
 
 /** @param {any} node @param {{app: any, api: any, graph: EventTarget}} host @returns {(() => void) | void} */
@@ -15,9 +16,9 @@ export function attachCanvases(node, host) {
 
   function show() {
     const now = offered(canvases, all, { size: size.value, aspect_ratio: ratio.value });
-    for (const [widget, values] of [[size, now.size], [ratio, now.aspect_ratio]]) {
-      if (widget.options.values.join() !== values.join()) widget.options = { ...widget.options, values };
-    }
+    const changed = [[size, now.size], [ratio, now.aspect_ratio]].filter(([widget, values]) => widget.options.values.join() !== values.join());
+    for (const [widget, values] of changed) widget.options.values = values;
+    if (changed.length) touch(node);
   }
   const undo = [followPlan(node, host, (plan) => { canvases = plan?.canvases; show(); }), after(size, "callback", show), after(ratio, "callback", show),
     after(node, "onConfigure", show), on(host.graph, "loaded", show)];

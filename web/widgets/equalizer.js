@@ -6,15 +6,18 @@ import { formatBytes, formatNumber, isMovable, moved, ratioAfterKey, ratioAt, ro
 import { findDownstream, findUpstream, isLinked, nodeOfMessage, sourceWidget, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { after, around, on, oncePerFrame } from "../lib/listen.js";
-import { costOf, passesOf } from "../lib/plan.js";
+import { costOf, estimate, passesOf } from "../lib/plan.js";
 import { CUSTOM, ratiosOf } from "../lib/presets.js";
 import { addElement } from "./dom.js";
 import { buildFace } from "./equalizer_face.js";
 import { keepMounted, passToCanvas } from "./mount.js";
+import { createNames, hide, touch } from "./names.js";
 import { plansOf, questionOf } from "./plans.js";
 
 const HEIGHT = 236; // of the face, in CSS pixels
+const FOOT = 22; // the fold below it, where the editor has none of its own
 const GROWTH = 200; // a taller node gives its bars up to this much more
+const [MUTED, BYPASSED] = [2, 4]; // the editor's modes of a node
 const GRAB = 8; // a press this close to a bar's cap takes it where it is; elsewhere the cap jumps to the pointer
 const SETTINGS = ["first_layer", "scope", "fill", "coverage", "guidance_late", "guidance_late_scales"];
 
@@ -39,7 +42,9 @@ function attach(node, host, plans, calibration) {
   if (!preset || !faders.length || !node.addDOMWidget) return;
 
   const root = () => host.app.rootGraph ?? host.app.graph;
-  const face = buildFace({ onPress, onMove, onRelease, onReset, onKey, onKeyEnd });
+  const names = createNames(node);
+  const hasFold = () => !globalThis.LiteGraph?.vueNodesMode; // Nodes 2.0 has its own
+  const face = buildFace({ onFold, onPress, onMove, onRelease, onReset, onKey, onKeyEnd });
   const mount = keepMounted(node, face.element);
   /** @type {import("../lib/plan.js").Plan | null} */
   let plan = null;
@@ -55,6 +60,7 @@ function attach(node, host, plans, calibration) {
   let drag = null;
   let isOpen = false; // a change of the editor's history that is under way
   let isConfiguring = false; // saved values and links are coming in: nobody changed anything
+  let labelled = ""; // the speeds that the preset's menu says
   let isSaved = false; // what the widgets hold came from a file and the model's answer is still to come
 
   // the picture of the node's state ------------------------------------------------------------------------------
@@ -115,7 +121,64 @@ function attach(node, host, plans, calibration) {
     const locale = localeOf(host.app);
     const say = (/** @type {string} */ key, /** @type {Record<string, string | number>} */ values = {}) => t(locale, `equalizer.${key}`, values);
     face.draw(view, texts(say, locale));
+    nameAll(say, locale);
     mount.check();
+  }
+
+  /** What decides the ratios in place of the bars: a goal, a bypass; null where the bars do. @param {(key: string, values?: any) => string} say */
+  function overruling(say) {
+    if (node.mode === BYPASSED || node.mode === MUTED) return { speedup: "1.00×", caption: say("bypassed"), note: say("bypassed") };
+    const goal = widgetValue(root(), node, "auto_goal") ?? find("auto_goal")?.value ?? "off";
+    if (goal === "off") return null;
+    const value = widgetValue(root(), node, "auto_value") ?? find("auto_value")?.value;
+    const target = goal === "seconds" ? { speedup: say("goal_seconds", { value }), caption: say("goal_time") } : { speedup: String(value), caption: say("goal_quality") };
+    return { ...target, note: say("auto", { goal }) };
+  }
+
+  /** Names of ratios by their scale's grid, of presets with their speed; and only what counts is in sight. @param {(key: string, values?: any) => string} say @param {string} locale */
+  function nameAll(say, locale) {
+    faders.forEach((/** @type {any} */ widget, /** @type {number} */ i) => {
+      const label = view.columns.find((c) => c.place === i + 1)?.label;
+      names.set(widget, label ? say("pruned", { grid: label }) : null);
+    });
+    const known = plan;
+    const speedOf = (/** @type {string} */ name) => {
+      const ratios = known && ratiosOf(known.presets, name, faders.length);
+      return ratios ? ` · ${formatNumber(estimate(known, ratios, { ...settings(), ...presetSettings[name] }).speedup, locale, 2)}×` : "";
+    };
+    const speeds = Object.fromEntries(Object.keys(presets).map((name) => [name, speedOf(name)]));
+    const key = JSON.stringify(speeds);
+    const isNewSpeed = key !== labelled;
+    labelled = key;
+    preset.options.getOptionLabel = (/** @type {string | null | undefined} */ name) => `${name ?? ""}${speeds[name ?? ""] ?? ""}`;
+    const value = find("auto_value");
+    const goal = widgetValue(root(), node, "auto_goal") ?? find("auto_goal")?.value;
+    const changed = [isNewSpeed, value && hide(value, goal === "off" && !isLinked(node, "auto_value")), ...node.widgets.map(fold)];
+    if (changed.some(Boolean)) touch(node);
+  }
+
+  /**
+   * The canvas leaves a gap where it folds what is advanced, so that there it is hidden; one with a link stays in sight.
+   * @param {any} widget @returns {boolean} whether that changed
+   */
+  function fold(widget) {
+    if (!widget.options?.advanced) return false;
+    const isFolded = hasFold() && !node.showAdvanced && !isLinked(node, widget.name);
+    if (Boolean(widget.hidden) === isFolded) return false;
+    widget.hidden = isFolded;
+    return true;
+  }
+
+  /** A goal brings its value into sight, which takes room. */
+  function onGoal() {
+    draw();
+    node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize?.()[1] ?? 0)]);
+  }
+
+  function onFold() {
+    node.showAdvanced = !node.showAdvanced;
+    draw();
+    node.setSize?.([node.size[0], node.computeSize()[1]]);
   }
 
   /** @param {(key: string, values?: Record<string, string | number>) => string} say @param {string} locale */
@@ -123,9 +186,9 @@ function attach(node, host, plans, calibration) {
     const cost = view.cost;
     const number = (/** @type {number} */ n) => formatNumber(n, locale);
     const percent = (/** @type {number} */ share) => number(Math.round(100 * share));
-    const auto = find("auto_goal")?.value ?? "off";
+    const overruled = overruling(say);
     const has = (/** @type {string} */ state) => view.columns.some((c) => c.state === state);
-    const notes = [auto === "off" ? null : say("auto", { goal: auto }), has("ignored") ? say("ignores", { preset: presetNow() }) : null,
+    const notes = [overruled?.note ?? null, has("ignored") ? say("ignores", { preset: presetNow() }) : null,
       isLinked(node, "preset") ? say("preset_linked") : null, view.isAdjusted ? say("adjusted") : null,
       view.columns.some((c) => c.state === "linked" && isUnknown(c.place)) ? say("guesses") : null];
     const remark = cost ? "" : error ?? (asked === "null" ? say("connect") : isReading ? say("reading") : say("unknown"));
@@ -133,9 +196,10 @@ function attach(node, host, plans, calibration) {
     return {
       title: say("title"), legend: view.cost ? say("legend") : "", hint: say("hint"), note: notes.find(Boolean) ?? null,
       remark, isError: Boolean(error),
-      speedup: cost ? `${formatNumber(cost.speedup, locale, cost.speedup < 10 ? 2 : 1)}×` : "–", speedupCaption: say("speedup"),
-      tokens: cost ? say("tokens", { kept: number(cost.kept), tokens: number(cost.tokens) }) : "",
-      time: !cost ? "" : seconds == null ? say("run_once")
+      isIdle: Boolean(overruled), fold: hasFold() ? (node.showAdvanced ? say("fewer") : say("more")) : "",
+      speedup: overruled?.speedup ?? (cost ? `${formatNumber(cost.speedup, locale, cost.speedup < 10 ? 2 : 1)}×` : "–"), speedupCaption: overruled?.caption ?? say("speedup"),
+      tokens: cost && !overruled ? say("tokens", { kept: number(cost.kept), tokens: number(cost.tokens) }) : "",
+      time: !cost || overruled ? "" : seconds == null ? say("run_once")
         : seconds < 0.995 ? say("milliseconds", { milliseconds: number(Math.round(seconds * 1000)) })
           : say("seconds", { seconds: formatNumber(seconds, locale, seconds < 10 ? 2 : 1) }),
       memory: cost ? formatBytes(cost.weightsBytes + cost.kvBytes, locale) : "",
@@ -354,7 +418,7 @@ function attach(node, host, plans, calibration) {
   // in and out of the node ---------------------------------------------------------------------------------------
 
   const widget = addElement(node, host.app, "equalizer", "stepvar_equalizer", face.element, {
-    margin: 10, getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + GROWTH + 20 });
+    margin: 10, getMinHeight: () => HEIGHT + (hasFold() ? FOOT : 0) + 20, getMaxHeight: () => HEIGHT + GROWTH + 20 });
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(node.widgets.indexOf(faders[0]), 0, widget);
   const undo = [
@@ -367,7 +431,8 @@ function attach(node, host, plans, calibration) {
     after(preset, "callback", onPreset),
     after(node, "onAdded", schedule),
     after(node, "onConnectionsChange", onConnected),
-    ...[...faders, ...[...SETTINGS, "auto_goal"].map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
+    ...[find("auto_goal")].filter(Boolean).map((w) => after(w, "callback", onGoal)),
+    ...[...faders, ...[...SETTINGS, "auto_value"].map(find).filter(Boolean)].map((w) => after(w, "callback", schedule)),
     on(host.api, "graphChanged", onGraphChanged),
     passToCanvas(face.element, () => host.app.canvas),
     on(host.api, "executed", onExecuted),

@@ -68,6 +68,12 @@ const STYLE = `
 .stepvar-eq-facts { min-width: 0; overflow: hidden; text-align: right; }
 .stepvar-eq-facts div { overflow: hidden; text-overflow: ellipsis; }
 .stepvar-eq-facts div + div { color: var(--dim); }
+.stepvar-equalizer.is-idle .stepvar-eq-columns { opacity: .35; filter: grayscale(1); pointer-events: none; }
+.stepvar-equalizer.is-idle .stepvar-eq-speedup { color: var(--skip); }
+.stepvar-equalizer.has-fold { min-height: 258px; }
+.stepvar-equalizer .stepvar-eq-fold { all: unset; flex: none; height: 18px; margin-top: 4px; color: var(--dim); font-size: 10.5px; line-height: 18px; text-align: center; cursor: pointer; }
+.stepvar-equalizer .stepvar-eq-fold:hover, .stepvar-equalizer .stepvar-eq-fold:focus-visible { color: var(--ink); text-decoration: underline; }
+.stepvar-equalizer > [hidden] { display: none !important; }
 @container (max-width: 250px) {
   .stepvar-eq-columns { gap: 1px; }
   .stepvar-eq-label, .stepvar-eq-share { font-size: 8px; letter-spacing: -.03em; }
@@ -100,10 +106,10 @@ function sign(paths) {
 
 /**
  * @typedef {{y: number, height: number, shift: boolean}} Pointer y from the top of the bar's track, which is `height` high
- * @typedef {{onPress: (place: number, pointer: Pointer) => boolean, onMove: (pointer: Pointer) => void, onRelease: () => void,
+ * @typedef {{onFold: () => void, onPress: (place: number, pointer: Pointer) => boolean, onMove: (pointer: Pointer) => void, onRelease: () => void,
  *   onReset: (place: number) => void, onKey: (place: number, key: string, shift: boolean) => boolean, onKeyEnd: () => void}} Handlers
  * @typedef {{value: string, label: string, share: string, name: string, state: string, readout: string}} ColumnTexts
- * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean,
+ * @typedef {{title: string, legend: string, hint: string, note: string | null, remark: string, isError: boolean, isIdle: boolean, fold: string,
  *   speedup: string, speedupCaption: string, tokens: string, time: string, memory: string, memoryParts: string, columns: ColumnTexts[]}} Texts
  */
 
@@ -119,7 +125,10 @@ export function buildFace(handlers) {
   const remark = make("div", "stepvar-eq-remark"); // in place of the numbers, where there is no model
   remark.setAttribute("role", "status");
   const summary = make("div", "stepvar-eq-summary", [...numbers, remark]);
-  const element = make("div", "stepvar stepvar-equalizer", [style, readout, columns, summary]);
+  const fold = make("button", "stepvar-eq-fold");
+  fold.setAttribute("type", "button");
+  fold.addEventListener("click", () => handlers.onFold());
+  const element = make("div", "stepvar stepvar-equalizer", [style, readout, columns, summary, fold]);
   element.setAttribute("role", "group");
   readout.setAttribute("aria-hidden", "true"); // each slider says the same itself
 
@@ -212,6 +221,9 @@ export function buildFace(handlers) {
         columns.replaceChildren(...built.map((b) => b.root));
       }
       element.setAttribute("aria-label", now.title);
+      element.classList.toggle("is-idle", now.isIdle);
+      element.classList.toggle("has-fold", Boolean(now.fold));
+      [fold.textContent, fold.hidden] = [now.fold, !now.fold];
       view.columns.forEach((column, i) => {
         const { root, track, value, label, share } = built[i];
         const text = now.columns[i];
