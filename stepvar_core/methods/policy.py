@@ -65,9 +65,9 @@ class PassPlan:
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
     answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
     remembers: bytes a row that the method holds of the pass. stored: keys that later passes may read, per block; None =
-    those of `kept`. group: passes of one group run together; None = alone.
+    those of `kept`.
 
-    TODO: memory and the loop's order read `stored` and `group` once a method sets them; until then leave them None.
+    TODO: memory reads `stored` once a method sets it; until then leave it None.
     """
 
     tokens: int
