@@ -11,6 +11,11 @@ class StepVARError(ValueError):
         self.problem, self.remedy = problem, remedy
         super().__init__(f"{problem} {remedy}".strip())
 
+    def __init_subclass__(cls, **options):
+        """Tracebacks and ComfyUI's error box put the module, here a path of the disk, before a name not built in."""
+        super().__init_subclass__(**options)
+        cls.__module__ = "builtins"
+
 
 class CheckpointMismatch(StepVARError):
     """A file is not the checkpoint it was taken for."""

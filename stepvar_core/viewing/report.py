@@ -23,7 +23,7 @@ def draw_report(trace: Trace) -> Tensor:
     pen.text((MARGIN, MARGIN), f"{trace.family}   {trace.pruning}", INK, font)
     pen.text(
         (MARGIN, MARGIN + 26),
-        f"{ran} of {total} tokens ran ({ran / total:.0%})   {trace.seconds:.2f} s   batch {trace.batch}",
+        f"{ran} of {total} tokens ran ({ran / total:.0%})   {in_words(trace.seconds)}   batch {trace.batch}",
         FAINT,
         small,
     )
@@ -35,12 +35,22 @@ def draw_report(trace: Trace) -> Tensor:
     for i, scale in enumerate(trace.scales):
         top = MARGIN + 60 + i * ROW
         t, h, w = scale.size
-        pen.text((MARGIN, top + 4), f"{h}x{w}" if t == 1 else f"{t}x{h}x{w}", INK, font)
+        pen.text((MARGIN, top + 4), f"{h}\u00d7{w}" if t == 1 else f"{t}\u00d7{h}\u00d7{w}", INK, font)
         left = MARGIN + LABEL
         pen.rounded_rectangle((left, top, left + bars, top + 14), 4, TRACK)
         if scale.tokens_run:
             pen.rounded_rectangle((left, top, left + max(4, bars * scale.tokens_run / scale.tokens), top + 14), 4, KEPT)
         pen.rounded_rectangle((left, top + 18, left + max(2, bars * scale.seconds / slowest), top + 24), 3, TIME)
         said = "skipped" if scale.is_skipped else f"{scale.tokens_run}/{scale.tokens}"
-        pen.text((left + bars + 14, top + 2), f"{said}   {scale.seconds * 1000:.0f} ms", FAINT, small)
+        pen.text((left + bars + 14, top + 2), f"{said}   {in_words(scale.seconds)}", FAINT, small)
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).unsqueeze(0)
+
+
+def in_words(seconds: float) -> str:
+    """As in "42 ms", "1.30 s", "2 min 5 s"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

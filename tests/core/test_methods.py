@@ -5,44 +5,17 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from tiny_models import SCHEDULE, hart_prompts, prompts, tiny_hart_pair, tiny_infinity, tiny_pair
+from subjects import SUBJECTS, Subject, same
 
 import stepvar_core as sv
 from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from stepvar_core.methods.stepvar import StepVARRun
 
-LONG = sv.ScaleSchedule([*SCHEDULE.scales, (1, 6, 7), (1, 8, 7)])
 
-
-@dataclass(frozen=True)
-class Subject:
-    model: object
-    vae: object
-    condition: object
-    schedule: sv.ScaleSchedule
-
-    def run(self, pruning, **arguments) -> sv.Result:
-        settings = {"schedule": self.schedule, "cfg": 3.0, "seed": 5, **arguments}
-        return sv.sample(self.model, self.vae, self.condition, pruning=pruning, **settings)
-
-
-@pytest.fixture(scope="module", params=["var", "infinity", "hart"])
-def subject(request):
-    if request.param == "infinity":
-        model = tiny_infinity()
-        return Subject(model, None, prompts(model, 4, 9), LONG)
-    if request.param == "hart":
-        model, vae = tiny_hart_pair()
-        return Subject(model, vae, hart_prompts(model, 5, 9), SCHEDULE)
-    model, vae = tiny_pair()
-    return Subject(model, vae, model.class_condition([1, 3]), SCHEDULE)
-
-
-def same(one: sv.Result, other: sv.Result) -> bool:
-    return torch.equal(one.latent, other.latent) and all(
-        torch.equal(a, b) for a, b in zip(one.codes, other.codes, strict=True)
-    )
+@pytest.fixture(scope="module", params=SUBJECTS)
+def subject(request) -> Subject:
+    return SUBJECTS[request.param]()
 
 
 @dataclass(frozen=True, eq=False)

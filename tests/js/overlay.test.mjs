@@ -4,7 +4,8 @@ import { nearestKept, placeOf, sources } from "../../web/lib/fill.js";
 import { borders, cellColours, edges, fit, tokenAt } from "../../web/lib/grid.js";
 import { compareRuns, locatorOf, nodeByExecutionId, outputFor } from "../../web/lib/nodes.js";
 import { css, PRUNED, viridis } from "../../web/lib/palette.js";
-import { barAt, duration, gridName, layoutTimeline, percent } from "../../web/lib/timeline.js";
+import { gridName } from "../../web/lib/plan.js";
+import { barAt, duration, layoutTimeline, percent } from "../../web/lib/timeline.js";
 import { addScale, bestScale, decodeBits, keptOf, readRun, totals } from "../../web/lib/trace.js";
 
 const plan = [[1, 1, 1, 1], [1, 2, 2, 4], [1, 4, 4, 8]];
@@ -106,7 +107,7 @@ test("the timeline fills its width, widens with the grid and shows what will run
 
 test("times, sizes and shares are short and never claim too much", () => {
   assert.deepEqual([0.0002, 0.042, 0.9996, 1.26, 12.4].map(duration), ["<1 ms", "42 ms", "1.0 s", "1.3 s", "12 s"]);
-  assert.deepEqual([[1, 4, 5], [3, 4, 5]].map(gridName), ["4 × 5", "3 × 4 × 5"]);
+  assert.deepEqual([[1, 4, 5], [3, 4, 5]].map(gridName), ["4×5", "3×4×5"]);
   assert.deepEqual([[0, 9], [1, 1000], [999, 1000], [1000, 1000]].map(([a, b]) => percent(a, b)), ["0%", "1%", "99%", "100%"]);
 });
 
@@ -140,4 +141,8 @@ test("a stored run is the node's own only while everything above it is as it was
   assert.ok(gone && compareRuns(prompt(), without, "9") === "other");
   const looked = prompt({ 9: { class_type: "Show", inputs: { trace: ["6", 1], layer: "texture" } } });
   assert.deepEqual([compareRuns(prompt(), looked, "9"), compareRuns(prompt(), looked, "9", ["layer"])], ["other", "same"]);
+});
+
+test("long times are said in minutes and hours", () => {
+  assert.deepEqual([0.0004, 0.042, 1.34, 42, 99, 125, 3780].map(duration), ["<1 ms", "42 ms", "1.3 s", "42 s", "99 s", "2 min 5 s", "1 h 3 min"]);
 });

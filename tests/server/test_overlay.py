@@ -425,7 +425,7 @@ def test_the_sampler_shows_its_last_pruned_scale_over_the_picture_it_previewed(s
     message = seen["outputs"][0]["stepvar"][0]
     assert len(message["pictures"]) == 1 and message["pictures"][0]["filename"] in seen["sampler"]["picture_url"]
     assert seen["sampler"]["scale"] == str(SCALES - 1) and seen["sampler"]["said"].startswith(
-        "16 × 16 · 128 of 256 tokens ran (50%)"
+        "16×16 · 128 of 256 tokens ran (50%)"
     )
 
 
@@ -449,7 +449,7 @@ def test_pointing_at_a_cell_says_where_it_was_filled_from(seen):
     token = 5 * 16 + 3
     [source] = nearest_kept(kept[None], Scale(1, 16, 16))[0, token : token + 1].tolist()
     said = seen["hovered"]["said"]
-    assert said.startswith("Row 6, column 4 of 16 × 16 · ")
+    assert said.startswith("Row 6, column 4 of 16×16 · ")
     if kept[token]:
         assert re.search(r"· kept(, fills \d+ more)?$", said)
     else:
@@ -540,7 +540,7 @@ def test_a_video_has_a_frame_slider(seen):
     assert_shows_kept(shown, kept[1].flatten(), opacity=0.65)
     source = nearest_kept(kept.reshape(1, -1), Scale(3, 4, 5))[0, 20 + 5 + 2].item()
     assert shown["said"] == (
-        f"Frame 2, row 2, column 3 of 4 × 5 · filled from ({source % 20 // 5 + 1}, {source % 5 + 1}) of frame "
+        f"Frame 2, row 2, column 3 of 4×5 · filled from ({source % 20 // 5 + 1}, {source % 5 + 1}) of frame "
         f"{source // 20 + 1}"
     )
 

@@ -36,14 +36,14 @@ export function barAt(bars, x) {
   return next < 0 ? bars.length - 1 : next;
 }
 
-/** "42 ms", "1.3 s". @param {number} seconds */
+/** "42 ms", "1.3 s", "2 min 5 s", "1 h 3 min". @param {number} seconds */
 export function duration(seconds) {
   const ms = seconds * 1000;
+  const whole = Math.round(seconds);
+  if (whole >= 3600) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  if (whole >= 100) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return ms < 1 ? "<1 ms" : ms < 999.5 ? `${Math.round(ms)} ms` : ms < 9950 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
 }
-
-/** "16 × 16", or with frames "5 × 16 × 16". @param {number[]} size */
-export const gridName = ([t, h, w]) => (t === 1 ? `${h} × ${w}` : `${t} × ${h} × ${w}`);
 
 /** A percentage without decimals that says 0 and 100 only where it is so. @param {number} part @param {number} whole */
 export function percent(part, whole) {

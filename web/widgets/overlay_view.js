@@ -4,7 +4,8 @@
 import { placeOf, sources } from "../lib/fill.js";
 import { borders, cellColours, edges, fit, tokenAt } from "../lib/grid.js";
 import { css, EDGE } from "../lib/palette.js";
-import { barAt, duration, gridName, layoutTimeline, percent } from "../lib/timeline.js";
+import { gridName } from "../lib/plan.js";
+import { barAt, duration, layoutTimeline, percent } from "../lib/timeline.js";
 import { isPruned, keptOf, LAYERS, scoreAt, scoreBytes, SCORES, totals } from "../lib/trace.js";
 import { el, oldBadge, picker, segments } from "./dom.js";
 import { STYLE } from "./style.js";
@@ -354,7 +355,8 @@ export class OverlayView {
       Object.assign(part.style, { left: `${bar.left}px`, width: `${bar.width}px` });
       track.firstChild.style.height = bar.share ? `max(1px, ${bar.share * 100}%)` : "0";
       time.style.width = bar.state === "done" ? `${Math.max(1, Math.round(bar.time * bar.width))}px` : "0";
-      size.textContent = bar.width >= 13 || i === chosen ? String(Math.max(run.scales[i].size[1], run.scales[i].size[2])) : "";
+      const grid = gridName(run.scales[i].size);
+      size.textContent = bar.width >= 6 * grid.length || i === chosen ? grid : bar.width >= 13 ? grid.split("×").at(-1) : "";
     });
   }
 
