@@ -21,9 +21,9 @@ from .methods import accelerator
 from .methods.policy import NoPruning
 from .methods.stepvar import StepVAR
 from .planning.cost import Estimate, estimate
-from .sampler import Result, ScaleStep
+from .sampler import Result
 from .schedule import Pass, Scale, ScaleSchedule
-from .trace import ScaleTrace, Trace
+from .trace import ScaleStep, ScaleTrace, Trace
 
 __all__ = [
     "CheckpointMismatch",

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..errors import StepVARError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-
-if TYPE_CHECKING:
-    from ..sampler import ScaleStep
+from ..trace import ScaleStep
 
 HALVES = ("both", "conditional", "unconditional")
 

@@ -208,7 +208,7 @@ def test_kept_tokens_stand_at_their_own_places(ratios):
     state = model.begin(job.condition, job.negative, job.device, job.options)
     model.embed(state, torch.zeros(2, 8, 2, 3), SCHEDULE.passes[1], SCHEDULE)
     assert (
-        state.rotary_RLX.shape[:2] == (4, 6) and len({row.sum().item() for row in state.rotary_RLX}) == 3
+        state.table.shape[:2] == (4, 6) and len({row.sum().item() for row in state.table}) == 3
     )  # both negatives are alike
 
 

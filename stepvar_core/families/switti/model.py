@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
 from ...guidance import PassSettings
 from ...schedule import Pass, Scale, ScaleSchedule
-from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions, check_switch, check_whole
-from ..layers import HeadNorm, Modulation, RMSNorm, merge_heads, modulated_norm, on, place_blocks, rotate, split_heads
+from ..layers import HeadNorm, Modulation, RMSNorm, merge_heads, modulated_norm, on, rotate, split_heads
 
 CELL_PIXELS = 16  # pixels per token of the final scale, along each edge
 TURN_SPAN = 128.0  # how far a grid's positions reach, whatever its size
@@ -319,10 +319,10 @@ class SwittiRun:
     running: slice
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
-    rotary_1LX: Tensor | None = None  # of the tokens that run
+    table: Tensor | None = None  # the rotary rows of the tokens that run
 
 
-class Switti(NextScaleModel):
+class Switti(HalfBlocksModel):
     """The Switti transformer under upstream's key names. See NextScaleModel for the interface."""
 
     family = "switti"
@@ -341,16 +341,6 @@ class Switti(NextScaleModel):
         self.crop_proj = ops.Linear(width, width)
         self.head_nm = HeadNorm(width, ops)
         self.head = ops.Linear(width, c.vocab_size)
-
-    def place(self, device, dtype: torch.dtype):
-        """Casts the blocks' linears alone: everything around them is small, and the crop needs float32."""
-        place_blocks(self, self.blocks, device, dtype)
-        return self
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the blocks' linears; the residual stream is float32."""
-        return self.compute_dtype or self.blocks[0].attn.to_qkv.weight.dtype
 
     # condition, codes and schedule -----------------------------------------------------------
 
@@ -489,27 +479,17 @@ class Switti(NextScaleModel):
             run.rotary = [
                 rotary_table(scale, c.head_dim, c.rotary_base, c.rotary_span, pooled_R1C.device) for scale in schedule
             ]
-        run.rotary_1LX = run.rotary[step.scale_index]
+        run.table = run.rotary[step.scale_index]
         level_C = self.lvl_embed(torch.full((1,), step.scale_index, device=pooled_R1C.device)).to(pooled_R1C.dtype)
         if f_BCHW is None:
             return (pooled_R1C + on(self.pos_start, pooled_R1C) + level_C).expand(-1, step.scale.tokens, -1)
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat(len(pooled_R1C) // len(x_BLC), 1, 1)
 
-    def embed_together(
-        self, run: SwittiRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
-    ) -> Tensor:
-        streams, rotary = [], []
-        for f_BCHW, step in zip(features, steps):
-            streams.append(self.embed(run, f_BCHW, step, schedule))
-            rotary.append(run.rotary_1LX)
-        run.rotary_1LX = torch.cat(rotary, dim=1)
-        return torch.cat(streams, dim=1)
-
     def blocks_forward(self, run: SwittiRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.rotary_1LX), tokens, memory)
+            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.table), tokens, memory)
         return tokens.leave(x_RLC)
 
     def logits(self, run: SwittiRun, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:
