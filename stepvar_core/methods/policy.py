@@ -64,8 +64,10 @@ class PassPlan:
 
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
     answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
-    stored: keys that later passes may read, per block; None = those of `kept`.
-    remembers: bytes a row that the method holds of the pass.
+    remembers: bytes a row that the method holds of the pass. stored: keys that later passes may read, per block; None =
+    those of `kept`.
+
+    TODO: memory reads `stored` once a method sets it; until then leave it None.
     """
 
     tokens: int
