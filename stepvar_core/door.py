@@ -13,9 +13,10 @@ from torch import Tensor
 from .codes import Given
 from .errors import ConditionMismatch, LatentMismatch, OptionError
 from .methods.policy import About, NoPruning
-from .sampler import Job, Result, ScaleStep, finish, scale_steps, watched
+from .sampler import Job, Result, finish, scale_steps, watched
 from .schedule import ScaleSchedule
 from .token_sampling import Streams
+from .trace import ScaleStep
 
 
 def sample(

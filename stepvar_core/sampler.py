@@ -7,7 +7,6 @@ decided at the door (door.py) and lies in a Job. What a family does its own way,
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,63 +20,9 @@ from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pa
 from .schedule import Pass, ScaleSchedule
 from .token_sampling import Streams, smooth_probs
 from .tokens import DENSE
-from .trace import ScaleTrace, Trace
+from .trace import Clock, ScaleStep, Trace, trace_of
 
 log = logging.getLogger(__name__)
-
-
-class Clock:
-    """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
-
-    def __init__(self, device: torch.device):
-        self.is_cuda = device.type == "cuda"
-
-    def mark(self):
-        if not self.is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start, stop) -> float:
-        if not self.is_cuda:
-            return stop - start
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1000
-
-
-@dataclass
-class ScaleStep:
-    """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
-
-    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
-    f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
-    None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
-    tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
-    now. Reading `seconds` waits for the device.
-    """
-
-    step: Pass
-    codes: Tensor
-    f_hat: Tensor
-    kept: Tensor
-    tokens_run: int
-    passes: int
-    clock: Clock
-    marks: tuple
-    plans: Sequence[PassPlan]
-    logits: Tensor | None = None
-    soft: Tensor | None = None
-    scores: object | None = None
-    is_forced: bool = False
-
-    @property
-    def index(self) -> int:
-        return self.step.index
-
-    @property
-    def seconds(self) -> float:
-        return self.clock.seconds(*self.marks)
 
 
 @dataclass(frozen=True)
@@ -393,22 +338,3 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
     trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result(Codes([s.codes for s in done], [s.soft for s in done]), latent, trace, job.schedule)
-
-
-def trace_of(step: ScaleStep) -> ScaleTrace:
-    grid = step.step.scale.grid
-
-    def mapped(values):
-        return None if values is None else values.view(-1, *grid).float().cpu()
-
-    scores = step.scores
-    return ScaleTrace(
-        size=grid,
-        kept=step.kept.cpu(),
-        tokens_run=step.tokens_run,
-        seconds=step.seconds,
-        is_forced=step.is_forced,
-        structure=mapped(scores and scores.structure),
-        texture=mapped(scores and scores.texture),
-        importance=mapped(scores and scores.importance),
-    )

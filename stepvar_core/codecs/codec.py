@@ -60,10 +60,9 @@ class Codec(nn.Module):
 
     def _placed(self, x_BCHW: Tensor) -> Tensor:
         """A map as the convolutions expect it."""
-        device, dtype = self.input_place()
-        # a fifth off the decoder's time on the CPU; on a GPU the group norms would undo the layout at every step
-        layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-        return x_BCHW.to(device, dtype, memory_format=layout)
+        # never channels_last: torch's group norm for it on the CPU adds up a whole map in one float32 chain, off by
+        # 1.6e-3 at 1024 pixels where this layout's is off by 7e-7, and it saves no more than 6 % of the decoder's time
+        return x_BCHW.to(*self.input_place()).contiguous()
 
     def features(self, x_B3HW: Tensor) -> Tensor:
         """Feature map f (B, C, H/stride, W/stride), float32, of pictures in [-1, 1]."""

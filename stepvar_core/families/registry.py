@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def detect(checkpoint: Checkpoint, kinds: Sequence[Files], wanted: str, config: 
 def transformer_path(path) -> Path:
     """The transformer's folder of a model that comes in parts, from the folder of them all; else `path` itself."""
     folders = [Path(path) / family.parts[0] for family in FAMILIES if family.parts]
-    return next((folder for folder in folders if folder.is_dir()), Path(path))
+    return next((folder for folder in folders if os.path.isdir(folder)), Path(path))
 
 
 def codec_path(path) -> Path:
@@ -54,7 +55,7 @@ def codec_path(path) -> Path:
     path, folders = Path(path), []
     for transformer, codec in (family.parts for family in FAMILIES if family.parts):
         folders += [path / codec] + ([path.parent / codec] if path.name == transformer else [])
-    return next((folder for folder in folders if folder.is_dir()), path)
+    return next((folder for folder in folders if os.path.isdir(folder)), path)
 
 
 def _first_line(error: Exception) -> str:

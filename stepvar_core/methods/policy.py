@@ -14,14 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..errors import StepVARError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-
-if TYPE_CHECKING:
-    from ..sampler import ScaleStep
+from ..trace import ScaleStep
 
 HALVES = ("both", "conditional", "unconditional")
 
@@ -67,8 +64,10 @@ class PassPlan:
 
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
     answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
-    stored: keys that later passes may read, per block; None = those of `kept`.
-    remembers: bytes a row that the method holds of the pass.
+    remembers: bytes a row that the method holds of the pass. stored: keys that later passes may read, per block; None =
+    those of `kept`.
+
+    TODO: memory reads `stored` once a method sets it; until then leave it None.
     """
 
     tokens: int
