@@ -215,10 +215,15 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
             f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
             "Give one prompt for all, or one per picture.",
         )
-    mask = options.get("attention_mask")
-    if mask is not None and len(mask) not in {len(tensor), batch}:
-        raise ConditionMismatch(
-            f"The {name} conditioning holds {len(tensor)} prompts and a mask of {len(mask)}.",
-            "Encode the prompts together.",
-        )
-    return model.text_condition(tensor.expand(batch, -1, -1), None if mask is None else mask.expand(batch, -1))
+    mask, pooled = options.get("attention_mask"), options.get("pooled_output")
+    for what, value in (("mask", mask), ("pooled vector", pooled)):
+        if value is not None and len(value) not in {len(tensor), batch}:
+            raise ConditionMismatch(
+                f"The {name} conditioning holds {len(tensor)} prompts and a {what} of {len(value)}.",
+                "Encode the prompts together.",
+            )
+    return model.text_condition(
+        tensor.expand(batch, -1, -1),
+        None if mask is None else mask.expand(batch, -1),
+        None if pooled is None else pooled.expand(batch, -1),
+    )

@@ -6,6 +6,7 @@ result = sv.sample(model, vae, model.class_condition([207]), schedule=model.sche
 image_BHW3 = vae.decode(result.latent)
 """
 
+from .collaborate import collaborate
 from .door import sample
 from .errors import (
     CheckpointMismatch,
@@ -44,6 +45,7 @@ __all__ = [
     "StepVARError",
     "Trace",
     "accelerator",
+    "collaborate",
     "estimate",
     "load_model",
     "load_vae",

@@ -199,7 +199,7 @@ def _public_codec(model, model_name: str) -> str:
         return BUNDLED
     family, listed = family_of(model), {}
     for name in sorted({name for key in VAE_FOLDERS for name in _files(key)}):
-        listed.setdefault(os.path.splitext(os.path.basename(name))[0], name)
+        listed.setdefault(_known_as(name), name)
     wanted = family.vae_names(model.config)
     found = next((listed[stem] for stem in wanted if stem in listed), None)
     if found is None:
@@ -210,6 +210,12 @@ def _public_codec(model, model_name: str) -> str:
     return found
 
 
+def _known_as(name: str) -> str:
+    """What a listed file is called: a hub's model.safetensors goes by its folder's name."""
+    path = Path(name)
+    return path.parent.name if path.stem == "model" and path.parent.name else path.stem
+
+
 def _where_to_get(family: Family, wanted: tuple[str, ...]) -> str:
     if family.parts is not None:
         transformer, codec = family.parts
@@ -218,7 +224,7 @@ def _where_to_get(family: Family, wanted: tuple[str, ...]) -> str:
             f"the {codec}'s file by hand."
         )
     if wanted:
-        return f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand."
+        return f"Download {wanted[-1]} into models/vae, or choose the file by hand."
     return "Choose the file by hand."
 
 

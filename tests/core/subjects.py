@@ -2,9 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import torch
-from tiny_models import SCHEDULE, hart_prompts, prompts, tiny_hart_pair, tiny_infinity, tiny_pair
+from tiny_models import (
+    SCHEDULE,
+    hart_prompts,
+    prompts,
+    switti_prompts,
+    tiny_hart_pair,
+    tiny_infinity,
+    tiny_pair,
+    tiny_switti_pair,
+)
 
 import stepvar_core as sv
 
@@ -31,7 +41,8 @@ FULL = sv.ScaleSchedule(
 @dataclass(frozen=True)
 class Subject:
     """condition_of(pictures): the condition of some of two pictures, by number. alike: two of the same length, whose
-    tokens can be counted without rounding; text_tokens: how many."""
+    tokens can be counted without rounding; text_tokens: how many. negative: of one picture, where the model has none of
+    its own."""
 
     model: object
     vae: object | None
@@ -39,13 +50,17 @@ class Subject:
     condition_of: Callable[[Sequence[int]], object]
     alike: object
     text_tokens: int = 4
+    negative: object | None = None
 
     def run(self, pruning=None, pictures: Sequence[int] = (0, 1), condition=None, **arguments) -> sv.Result:
         """pruning: a policy, or the id of a method."""
         policy = sv.accelerator(pruning) if isinstance(pruning, str) else pruning
-        settings = {"schedule": self.schedule, "cfg": 3.0, **arguments}
         condition = self.condition_of(pictures) if condition is None else condition
+        settings = {"schedule": self.schedule, "cfg": 3.0, "negative": self.negatives(condition.batch), **arguments}
         return sv.sample(self.model, self.vae, condition, pruning=policy, **settings)
+
+    def negatives(self, pictures: int):
+        return None if self.negative is None else reduce(type(self.negative).joined, [self.negative] * pictures)
 
 
 def _var() -> Subject:
@@ -78,7 +93,25 @@ def _hart() -> Subject:
     return Subject(model, vae, SCHEDULE, condition_of, whole, model.config.text_tokens)
 
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {"var": _var, "infinity": _infinity, "hart": _hart}
+def _switti(is_causal: bool = False) -> Subject:
+    model, vae = tiny_switti_pair(is_causal=is_causal)
+    whole = switti_prompts(model, 3, 5)
+
+    def condition_of(pictures):
+        index = list(pictures)
+        return replace(whole, texts=tuple(whole.texts[n] for n in index), pooled_BC=whole.pooled_BC[index])
+
+    negative = switti_prompts(model, 4, seed=8)
+    return Subject(model, vae, SCHEDULE, condition_of, switti_prompts(model, 4, 4), negative=negative)
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "var": _var,
+    "infinity": _infinity,
+    "hart": _hart,
+    "switti": _switti,
+    "switti, causal": partial(_switti, is_causal=True),
+}
 
 
 def same(one: sv.Result, other: sv.Result) -> bool:

@@ -31,6 +31,7 @@ from ..layers import (
     merge_heads,
     modulated_norm,
     on,
+    rotate,
     split_heads,
     unit_heads,
 )
@@ -276,19 +277,6 @@ def rotary_table(scale: Scale, full: tuple[int, int], head_dim: int, device=None
         [angles(scale.h, full[0])[:, None].expand(grid), angles(scale.w, full[1])[None].expand(grid)], -1
     ).flatten(0, 1)
     return torch.stack([angle_LX.cos(), angle_LX.sin()], -1).flatten(1)[None]
-
-
-def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
-    """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance
-    half's."""
-    if len(table_RLX) not in (1, len(x_RL2HD)):
-        table_RLX = table_RLX.repeat(len(x_RL2HD) // len(table_RLX), 1, 1)
-
-    def pairs(y: Tensor) -> Tensor:
-        return torch.view_as_complex(y.unflatten(-1, (-1, 2)))
-
-    # a product of complex numbers: one pass over memory where the four real products take ten
-    return torch.view_as_real(pairs(x_RL2HD) * pairs(table_RLX)[:, :, None, None]).flatten(-2)
 
 
 # the model -----------------------------------------------------------------------------------------
