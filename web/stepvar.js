@@ -11,6 +11,7 @@ import { attachDefaults } from "./widgets/defaults.js";
 import { createEqualizer } from "./widgets/equalizer.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
+import { attachReport } from "./widgets/report.js";
 
 /** Tells attachments that a graph was "loaded", or that the editor holds other "outputs" than before. */
 const graph = new EventTarget();
@@ -27,6 +28,7 @@ const ATTACHMENTS = {
   VARAccelerator: [attachMethods],
   VARSampler: [attachSamplerOverlay, attachDefaults],
   StepVARMaskOverlay: [attachMaskOverlay],
+  StepVARReport: [attachReport],
   VARCompare: [attachCompare],
 };
 
