@@ -9,6 +9,7 @@ import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
 import { attachDefaults } from "./widgets/defaults.js";
 import { createEqualizer } from "./widgets/equalizer.js";
+import { attachForecast } from "./widgets/forecast.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
 import { attachReport } from "./widgets/report.js";
@@ -25,7 +26,7 @@ const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
   EmptyVARLatent: [attachCanvases],
   StepVARPruning: [attachPresets, createEqualizer(), attachDefaults],
-  VARAccelerator: [attachMethods],
+  VARAccelerator: [attachMethods, attachForecast],
   VARSampler: [attachSamplerOverlay, attachDefaults],
   StepVARMaskOverlay: [attachMaskOverlay],
   StepVARReport: [attachReport],

@@ -77,6 +77,10 @@ export const STYLE = `
 .stepvar-times > div > span:last-child { color: var(--sv-fg); text-align: right; }
 .stepvar-lane { height: 6px; border-radius: 3px; overflow: hidden; background: var(--sv-field); }
 .stepvar-lane > .stepvar-time { height: 6px; border-radius: 3px; background: var(--sv-time); }
+.stepvar-forecast { min-height: 44px; max-height: 44px; gap: 2px; padding: 5px 10px; border-radius: 8px; background: var(--sv-field); }
+.stepvar-forecast > b { font-weight: 600; }
+.stepvar-forecast > span { color: var(--sv-dim); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.stepvar-forecast.is-error > span { color: #e5484d; white-space: normal; }
 .stepvar-report .stepvar-stage > img { inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .lg-node-widgets:has(.stepvar-overlay) ~ img, .stepvar-report .stepvar-stage > img { inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .lg-node-widgets:has(.stepvar-overlay) ~ img + div { display: none; }
