@@ -82,6 +82,5 @@ export const STYLE = `
 .stepvar-forecast > span { color: var(--sv-dim); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .stepvar-forecast.is-error > span { color: #e5484d; white-space: normal; }
 .stepvar-report .stepvar-stage > img { inset: 0; width: 100%; height: 100%; object-fit: contain; }
-.lg-node-widgets:has(.stepvar-overlay) ~ img, .stepvar-report .stepvar-stage > img { inset: 0; width: 100%; height: 100%; object-fit: contain; }
-.lg-node-widgets:has(.stepvar-overlay) ~ img + div { display: none; }
+.lg-node-widgets:has(.stepvar-overlay) ~ img, .lg-node-widgets:has(.stepvar-overlay) ~ img + div { display: none; }
 `;
