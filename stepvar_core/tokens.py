@@ -12,7 +12,8 @@ from torch import Tensor
 class DenseTokens:
     """The null token plan: every token runs."""
 
-    added_BN: Tensor | None = None  # bool, False where the pass must add nothing to f_hat
+    added_BN: Tensor | None = None  # bool, False where the codes drawn must not stay: nothing is added, or `instead`
+    instead: Tensor | None = None  # codes (B, N) or (B, N, bits) that are added there
     scores = None
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
