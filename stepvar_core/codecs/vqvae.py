@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def is_vqvae(checkpoint: Checkpoint, said: Callable) -> bool:
 def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     """Sizes of a VQVAE under its own key names; said(key, default) is a setting by name, see checkpoints.settings."""
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         z_channels=dim,
         vocab_size=vocab_size,
         quant_resi=float(said("quant_resi", 0.5)),
