@@ -41,9 +41,9 @@ class Planner:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400
-        and up."""
+        and up, or with quiet=1 of 200: browsers write every other status into their console."""
         content, status = await asyncio.get_running_loop().run_in_executor(self.worker, answer_of, request.query)
-        return _json(content, status)
+        return _json(content, 200 if request.query.get("quiet") == "1" and status < 500 else status)
 
 
 def answer_of(query) -> tuple[dict, int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..schedule import ScaleSchedule
-from .autoencoder import Decoder, Encoder
+from .autoencoder import MOST_LEVELS, Decoder, Encoder
 from .codec import Codec
 from .multiscale import MultiScaleQuantizer
 
@@ -109,15 +109,15 @@ def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     if said("patch_nums", None):
         sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))
     if sizes["has_encoder"]:
-        levels = checkpoint.count(r"encoder\.down\.(\d+)\.")
+        levels = checkpoint.count(r"encoder\.down\.(\d+)\.", MOST_LEVELS)
         ch = checkpoint.shape("encoder.conv_in.weight")[0]
         widths = [checkpoint.shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-        blocks = checkpoint.count(r"encoder\.down\.0\.block\.(\d+)\.")
+        blocks = checkpoint.count(r"encoder\.down\.0\.block\.(\d+)\.", MOST_LEVELS)
     elif sizes["has_decoder"]:
-        levels = checkpoint.count(r"decoder\.up\.(\d+)\.")
+        levels = checkpoint.count(r"decoder\.up\.(\d+)\.", MOST_LEVELS)
         widths = [checkpoint.shape(f"decoder.up.{i}.block.0.conv1.weight")[0] for i in range(levels)]
         ch = math.gcd(*widths)  # every level is a multiple of it
-        blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.") - 1
+        blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.", MOST_LEVELS) - 1
     else:
         return VQVAEConfig(**sizes)
     return VQVAEConfig(ch=ch, ch_mult=tuple(w // ch for w in widths), num_res_blocks=blocks, **sizes)

@@ -316,6 +316,11 @@ def test_it_only_reads(comfy):
         assert refusal.value.code in (404, 405)
 
 
+def test_a_missing_model_is_no_failed_request_to_a_browser(comfy):
+    status, answer, _ = ask(comfy, model="gone.pth", quiet="1")
+    assert status == 200 and answer["error"] == "There is no model 'gone.pth'." and "scales" not in answer
+
+
 @pytest.fixture
 def odd_entries(comfy):
     """What disks and sync tools leave in model folders: unreadable, looping, dangling."""

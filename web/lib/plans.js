@@ -11,7 +11,8 @@ const MOST = 64; // answers kept
 
 /** @param {Question} question @returns {string} path and query */
 export function planPath(question) {
-  return `/stepvar/plan?${new URLSearchParams(Object.entries(question).filter(([, value]) => value !== undefined))}`;
+  const asked = Object.entries({ ...question, quiet: "1" }).filter(([, value]) => value !== undefined); // a missing model is no failed request
+  return `/stepvar/plan?${new URLSearchParams(asked)}`;
 }
 
 /**
