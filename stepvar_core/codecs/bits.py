@@ -133,10 +133,10 @@ class BitwiseQuantizer(Quantizer):
                 "Resize the picture to the schedule's size, or choose the schedule of this model.",
             )
         codes: list[Tensor] = []
-        residual = f_BCHW.float().clone()
+        residual: Tensor = f_BCHW.float().clone()
         for step in schedule.passes:
             size = self.cells(step.scale)
-            z_BChw = residual if size == wanted[1:] else F.interpolate(residual, size=size, mode="area")
+            z_BChw = residual if size == residual.shape[-2:] else F.interpolate(residual, size=size, mode="area")
             bits_BLD = rearrange(self.patchify(z_BChw).gt(0), "b d h w -> b (h w) d").to(torch.uint8)
             codes.append(bits_BLD)
             residual -= self.contribution(self.lookup(bits_BLD, step.scale), step, schedule)
