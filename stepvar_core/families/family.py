@@ -53,6 +53,14 @@ def check_switch(name: str, value) -> None:
 Said = Callable[..., Any]
 
 
+def norm_eps(said: Said, official: float = 1e-6) -> float:
+    """The epsilon of a model's norms. Raises ValueError for one that leaves no number standing."""
+    eps = float(said("norm_eps", official))
+    if not 0 <= eps <= 1:
+        raise ValueError(f"norm_eps is {eps}")
+    return eps
+
+
 def holds(*keys: str) -> Callable[[Checkpoint, Said], bool]:
     """A detect of Files: whether a file has all these keys."""
     return lambda checkpoint, said: checkpoint.tensors.keys() >= set(keys)

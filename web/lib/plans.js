@@ -3,7 +3,7 @@
 
 /**
  * @typedef {import("./plan.js").Plan} Plan
- * @typedef {{model: string, weight_dtype?: string, aspect_ratio?: string, size?: string, labels?: string}} Question
+ * @typedef {{model: string, weight_dtype?: string, aspect_ratio?: string, size?: string, labels?: string, canvases?: string}} Question
  * @typedef {{plan: Plan | null, error: string | null}} Answer plan and error are both null where there is no such route
  */
 
