@@ -17,7 +17,7 @@ from torch import Tensor
 from .codecs.quantizer import Quantizer
 from .codes import Codes, Drawn, Given, per_token, repeated
 from .errors import StepVARError
-from .guidance import PassSettings, is_on
+from .guidance import PassSettings, Strength, is_on
 from .memory import KVCache, Memory
 from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, ScaleSchedule
@@ -258,8 +258,8 @@ class Turn:
         self.group, self.features, self.given = group, features, given
         i, plans = group[0].index, policy.plans
         self.rows = job.slice_of_rows(i, plans)
-        self.t = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
-        if self.t:
+        self.t: Strength = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
+        if not isinstance(self.t, Tensor) and self.t:
             self.t = policy.strength(group, self.t)
         self.tokens = policy.tokens(group, self.rows) if len(group) == 1 else DENSE
         run.running, run.guidance = self.rows, self.t

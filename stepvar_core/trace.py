@@ -54,7 +54,7 @@ class ScaleStep:
     clock: Clock
     marks: tuple
     plans: Sequence  # of methods.policy.PassPlan
-    quantizer: object
+    quantizer: Any  # a codecs.quantizer.Quantizer
     logits: Tensor | None = None
     soft: Tensor | None = None
     scores: Any = None  # of methods.selectors.Scores, where they are kept

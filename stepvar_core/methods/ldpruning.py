@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-from .fills import FILLS, upsampled_codes
-from .kept import Kept, SparseStream
+from .fills import FILLS, Kept, upsampled_codes
+from .kept import SparseStream
 from .method import Method, Option, skipped
 from .policy import About, PassPlan
 from .selectors import Scores, detail_energy, holding_energy, keep_top
@@ -141,6 +141,7 @@ class LDRun(StepVARRun):
 
     def __init__(self, policy: LDPruning, about: About, plans: Sequence[PassPlan]):
         super().__init__(policy, about, plans)
+        self.policy: LDPruning = policy
         schedule = about.schedule
         self.pruned = {i for i in policy.pruned(schedule) if not plans[i].is_skipped}
         self.watched = policy.watched(schedule)
@@ -247,7 +248,7 @@ def settle(
     gap_scales: int,
     gap_measure: str,
     skip_scales: int,
-) -> LDPruning:
+) -> Rival:
     return LDPruning.over(
         schedule,
         title=METHOD.title,
