@@ -26,7 +26,10 @@ NAN, INF = float("nan"), float("inf")
         ({"ratios": (0.5,), "structure_weight": NAN}, "structure_weight is nan"),
         ({"ratios": (0.5,), "structure_weight": 2}, "structure_weight is 2"),
         ({"ratios": (0.5,), "selector": "best"}, "selector is 'best'. Choose one of stepvar"),
-        ({"ratios": (0.5,), "fill": "mean"}, "fill is 'mean'. Choose one of nearest, delta, zero, anchor, cache."),
+        (
+            {"ratios": (0.5,), "fill": "mean"},
+            "fill is 'mean'. Choose one of nearest, delta, zero, anchor, cache, repeat.",
+        ),
         ({"ratios": (0.5,), "scope": "layer"}, "scope is 'layer'"),
         ({"ratios": (0.5,), "normalise": None}, "normalise is None"),
         ({"ratios": (0.5,), "normalise": ["minmax"]}, "normalise is ['minmax']"),
