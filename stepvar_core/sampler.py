@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .codecs.quantizer import Quantizer
 from .codes import Codes, Drawn, Given, per_token
 from .errors import StepVARError
 from .guidance import PassSettings
@@ -50,17 +52,17 @@ class Job:
     of guidance, "logits" and indices of blocks. stop: passes to run.
     """
 
-    model: object
-    quantizer: object
-    condition: object
-    negative: object | None
+    model: Any  # a families.base.NextScaleModel, which the loop does not import
+    quantizer: Quantizer
+    condition: Any
+    negative: Any
     schedule: ScaleSchedule
     policy: Policy
     about: About
     plans: list[PassPlan]  # the most that may run; what does is the policy run's to say
     settings: PassSettings
     streams: Streams
-    options: object  # the family's switches
+    options: Any  # the family's switches
     guided_after: frozenset
     given: Given
     device: torch.device

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     blend = float(said("quant_resi", 0.5))
     if not 0 <= blend <= 1:
         raise ValueError(f"quant_resi is {blend}")
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         z_channels=dim,
         vocab_size=vocab_size,
         quant_resi=blend,
