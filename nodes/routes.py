@@ -41,9 +41,9 @@ class Planner:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400
-        and up."""
+        and up, or with quiet=1 of 200: browsers write every other status into their console."""
         content, status = await asyncio.get_running_loop().run_in_executor(self.worker, answer_of, request.query)
-        return _json(content, status)
+        return _json(content, 200 if request.query.get("quiet") == "1" and status < 500 else status)
 
 
 def answer_of(query) -> tuple[dict, int]:
@@ -65,9 +65,9 @@ def _refusal(error: StepVARError) -> dict:
     return {"error": error.problem, "remedy": error.remedy}
 
 
-def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
+def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool, canvas: bool) -> dict:
     """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here,
-    what -1 stands for in VAR Sampler, the canvases the model draws on, and class names where asked for. Raises
+    what -1 stands for in VAR Sampler; where asked for the canvases the model draws on, and its class names. Raises
     StepVARError as loading and sampling would."""
     network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
@@ -85,7 +85,8 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         "top_k": list(dict.fromkeys(network.default_top_k(schedule))),
         "top_p": official.top_p,
     }
-    answer["canvases"] = canvases(network)
+    if canvas:
+        answer["canvases"] = canvases(network)
     if labels:
         names = () if family_of(network).reads_text else class_names(network.config)
         answer["labels"] = [name.split(";")[0] for name in names]
@@ -116,6 +117,7 @@ def _question(query) -> dict:
         "batch": int(batch),
         "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"),
         "labels": one_of("labels", ("0", "1"), "0") == "1",
+        "canvas": one_of("canvases", ("0", "1"), "0") == "1",
         "model": model,
     }
 

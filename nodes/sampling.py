@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..stepvar_core.door import prepare, sample
 from ..stepvar_core.errors import OptionError
+from ..stepvar_core.families import FAMILIES
 from ..stepvar_core.planning.goals import Auto
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
@@ -19,7 +20,13 @@ class VARSampler(io.ComfyNode):
             display_name="VAR Sampler",
             category="VAR/sampling",
             description="Draws pictures scale by scale, from a single token to the full grid.",
-            search_aliases=["next-scale sampler", "VAR sample", "KSampler", "autoregressive"],
+            search_aliases=[
+                "next-scale sampler",
+                "VAR sample",
+                "KSampler",
+                "autoregressive",
+                *(f.title for f in FAMILIES),
+            ],
             inputs=[
                 VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning or VAR Accelerator."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),

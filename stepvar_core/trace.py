@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class ScaleStep:
     plans: Sequence  # of methods.policy.PassPlan
     logits: Tensor | None = None
     soft: Tensor | None = None
-    scores: object | None = None
+    scores: Any = None  # of methods.selectors.Scores, where they are kept
     is_forced: bool = False
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -244,7 +245,7 @@ class HalfBlocksModel(NextScaleModel):
     Its run has a `table` of positions, made by `embed` for the tokens of the pass.
     """
 
-    blocks: Sequence[nn.Module]
+    blocks: Any  # of nn.Module
 
     def place(self, device, dtype: torch.dtype):
         """Casts the blocks' linears alone, as upstream does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
 
 
-def on(parameter: Tensor, x: Tensor) -> Tensor:
+def on(parameter: Any, x: Tensor) -> Tensor:
     """A parameter owned by a container, where x lives and in its dtype: hosts that stream weights leave these
     behind."""
     return parameter.to(device=x.device, dtype=x.dtype)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import StepVARError
 from ..schedule import Pass, ScaleSchedule
@@ -37,7 +38,7 @@ class About:
     family: str = ""
     sublayers: int = 2
     itemsize: int = 4
-    device: object = None
+    device: Any = None
     noise: Callable | None = None
 
     @classmethod

@@ -129,7 +129,7 @@ def test_a_model_is_described_without_its_weights(comfy, models, name):
 
 @pytest.mark.parametrize("name", [DEMO, "infinity_8b.safetensors"])
 def test_what_minus_one_stands_for_and_the_canvases_are_the_models(comfy, models, name):
-    status, plan, _ = ask(comfy, model=name)
+    status, plan, _ = ask(comfy, model=name, canvases="1")
     network = outline(models[name])
     official, schedule = network.config.defaults, network.schedule()
     assert status == 200 and plan["defaults"]["cfg"] == official.cfg
@@ -314,6 +314,11 @@ def test_it_only_reads(comfy):
                 timeout=20,
             )
         assert refusal.value.code in (404, 405)
+
+
+def test_a_missing_model_is_no_failed_request_to_a_browser(comfy):
+    status, answer, _ = ask(comfy, model="gone.pth", quiet="1")
+    assert status == 200 and answer["error"] == "There is no model 'gone.pth'." and "scales" not in answer
 
 
 @pytest.fixture

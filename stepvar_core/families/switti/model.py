@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -230,7 +231,7 @@ class BlockInputs:
         """Of the rows and the pass that run."""
         if rows == slice(0, len(self.text_k)):
             return replace(self, rotary_1LX=rotary_1LX)
-        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors | {"rotary_1LX": rotary_1LX})
 
 
