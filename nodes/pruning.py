@@ -81,7 +81,8 @@ class StepVARPruning(io.ComfyNode):
                     "paper). delta: the "
                     "closest token's change. zero: nothing, softer. anchor: copies from a regular lattice. cache: an "
                     "earlier "
-                    "scale's change (FastVAR). delta and cache cost slightly more time.",
+                    "scale's change (FastVAR). repeat: the codes of the scale before once more (LD-Pruning). delta and "
+                    "cache cost slightly more time.",
                 ),
                 advanced(
                     io.Combo,
@@ -156,7 +157,8 @@ class StepVARPruning(io.ComfyNode):
                     default="stepvar",
                     tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; "
                     "turn, the same by "
-                    "direction (LazyVAR); or a baseline to compare with. Changes which tokens stay; the time is "
+                    "direction (LazyVAR); detail, by the detail of the codes before (LD-Pruning); or a baseline to "
+                    "compare with. Changes which tokens stay; the time is "
                     "nearly the same.",
                 ),
                 advanced(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...codecs.bits import BitwiseQuantizer
 from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
-from ...guidance import combine
+from ...guidance import combine, is_on
 from ...schedule import Pass, Scale, ScaleSchedule
 from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions
@@ -440,7 +440,7 @@ class Infinity(HalfBlocksModel):
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
             x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.table), tokens, memory)
-            if run.guidance and layer in run.mixed_after:
+            if is_on(run.guidance) and layer in run.mixed_after:
                 # both halves go on from the guided state and differ only through text and modulation
                 x_RLC = combine(x_RLC, run.guidance).repeat(2, 1, 1)
         return tokens.leave(x_RLC)
