@@ -61,7 +61,7 @@ def qwen2_config(checkpoint: Checkpoint) -> dict:
             f"{checkpoint.name} is a language model of another kind, such as Qwen3 or Llama, not HART's Qwen2.", GET_IT
         )
     shapes = [
-        checkpoint.shape(key)
+        checkpoint.shape(key) if key in checkpoint.tensors else None
         for key in (
             "model.embed_tokens.weight",
             FIRST,
