@@ -56,7 +56,7 @@ def t5_config(checkpoint: Checkpoint) -> dict:
                 "Choose google/flan-t5-xl: its folder, or a file of its encoder.",
             )
     shapes = [
-        checkpoint.shape(key)
+        checkpoint.shape(key) if key in checkpoint.tensors else None
         for key in (
             "shared.weight",
             FIRST + POSITIONS,
