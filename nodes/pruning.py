@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..stepvar_core.methods.fills import FILLS
-from ..stepvar_core.methods.policy import HALVES
+from ..stepvar_core.methods.policy import HALVES, Policy
 from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, Preset
 from ..stepvar_core.methods.selectors import NORMALISERS, SELECTORS
 from ..stepvar_core.methods.stepvar import PROTECT_MODES, SCOPES, StepVAR
@@ -240,7 +240,7 @@ class StepVARPruning(io.ComfyNode):
         protect=None,
         **ratios,
     ) -> io.NodeOutput:
-        policy = StepVAR(
+        policy: Policy = StepVAR(
             ratios=tuple(ratios[f"ratio_{n}"] for n in range(1, RATIO_WIDGETS + 1)),
             selector=selector,
             structure_weight=structure_weight,

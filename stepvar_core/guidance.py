@@ -36,7 +36,7 @@ def per_scale(name: str, value, default: float | Sequence[float], schedule: Scal
             "Give one value, or one per scale.",
         )
     for v in values:
-        if isinstance(v, bool) or not isinstance(v, Real) or not abs(v) < float("inf"):
+        if isinstance(v, bool) or not isinstance(v, Real) or not abs(float(v)) < float("inf"):
             raise OptionError(f"{name} is {v!r}.", "Use a finite number.")
     return [values[step.scale_index] for step in schedule.passes]
 

@@ -14,7 +14,7 @@ from functools import partial
 import comfy.sd
 import comfy.text_encoders.t5
 from comfy.sd1_clip import SDClipModel
-from transformers import T5TokenizerFast
+from transformers import T5TokenizerFast  # type: ignore[attr-defined]  # newer versions keep it as another name
 
 from ....stepvar_core.checkpoints import Checkpoint
 from ....stepvar_core.errors import CheckpointMismatch

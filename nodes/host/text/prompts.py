@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 WEIGHTED = re.compile(r"((?:[^()\\]|\\.)*):\s*[+-]?(?:\d(?:\.\d*)?|\.\d+)\s*")
 
@@ -33,6 +34,7 @@ class PromptTokenizer:
     ids(text)."""
 
     key: str
+    tokenizer: Any
 
     def ids(self, text: str) -> list[int]:
         raise NotImplementedError
