@@ -93,6 +93,8 @@ def read_latent(latent: dict, model) -> LatentInput:
             f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
             "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.",
         )
+    if not samples.isfinite().all():
+        raise LatentMismatch("The latent holds values that are not finite numbers.", "Connect a sampler's own latent.")
     rows = latent.get("batch_index")
     rows = tuple(rows) if rows is not None and len(rows) == len(samples) else tuple(range(len(samples)))
     mask = latent.get("noise_mask")
@@ -202,6 +204,11 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
             f"The {name} conditioning has {tensor.shape[-1]} channels; this model reads {model.config.text_dim}.",
             f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder "
             f"({family_of(model).reads.named}) to CLIP Text Encode.",
+        )
+    if not tensor.isfinite().all():
+        raise ConditionMismatch(
+            f"The {name} conditioning holds values that are not finite numbers.",
+            "Connect CLIP Text Encode directly, with the CLIP of Load VAR Text Encoder.",
         )
     if not tensor.any():
         if name == "negative":

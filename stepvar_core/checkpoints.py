@@ -67,8 +67,9 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
 
-    def shape(self, key: str) -> tuple[int, ...] | None:
-        return tuple(self.tensors[key].shape) if key in self.tensors else None
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Raises KeyError for a key the file does not have."""
+        return tuple(self.tensors[key].shape)
 
     def count(self, pattern: str, most: int = MOST_REPEATS) -> int:
         """How many numbers `pattern`'s group matches in the keys: layers, levels. Never more than there are keys, so
@@ -315,7 +316,8 @@ def _read_folder(
         raise CheckpointMismatch(
             f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder."
         )
-    tensors, metadata = {}, {}
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
     for name in shards:
         part, about = _read_one(path / name, shapes_only, keep)
         tensors |= part

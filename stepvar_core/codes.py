@@ -93,7 +93,7 @@ class Given:
 
     @classmethod
     def nothing(cls, schedule: ScaleSchedule) -> Given:
-        none = [None] * len(schedule.passes)
+        none: list[Tensor | None] = [None] * len(schedule.passes)
         return cls(none, none, none)
 
     @classmethod
@@ -153,6 +153,18 @@ class Given:
             soft = torch.where(is_drawn.view(len(codes), 1, *kept.shape[2:]), soft, kept)
         codes = torch.where(per_token(is_drawn, codes), codes, self.codes[step.index])
         return replace(drawn, codes=codes, soft=soft, added=quantizer.is_added(codes))
+
+
+def repeated(drawn: Drawn, stays_BL: Tensor, instead: Tensor, step: Pass, quantizer) -> Drawn:
+    """Drawn codes where they stay, others elsewhere; there nothing continuous is added."""
+    codes = torch.where(per_token(stays_BL, drawn.codes), drawn.codes, instead)
+    soft = drawn.soft
+    if soft is not None:
+        plain = quantizer.lookup(codes, step.scale)
+        grid = plain.shape[-2:]
+        stays = F.interpolate(stays_BL.view(-1, 1, step.scale.h, step.scale.w).float(), size=grid, mode="nearest")
+        soft = torch.where(stays.bool(), soft, plain)
+    return replace(drawn, codes=codes, soft=soft, added=quantizer.is_added(codes))
 
 
 def per_token(mask_BL: Tensor, codes: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ class StepVARError(ValueError):
         self.problem, self.remedy = _cut(problem, LONGEST_PROBLEM), _cut(remedy, LONGEST_REMEDY)
         super().__init__(f"{self.problem} {self.remedy}".strip())
 
+    def __init_subclass__(cls, **options):
+        """Tracebacks and ComfyUI's error box put the module, here a path of the disk, before a name not built in."""
+        super().__init_subclass__(**options)
+        cls.__module__ = "builtins"
+
 
 def _cut(text: str, longest: int) -> str:
     """The text without its middle where it is too long: both ends of a message say something."""
     half = longest // 2 - 2
     return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
-
-    def __init_subclass__(cls, **options):
-        """Tracebacks and ComfyUI's error box put the module, here a path of the disk, before a name not built in."""
-        super().__init_subclass__(**options)
-        cls.__module__ = "builtins"
 
 
 class CheckpointMismatch(StepVARError):

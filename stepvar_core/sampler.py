@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .codes import Codes, Drawn, Given, per_token
-from .guidance import PassSettings
+from .codecs.quantizer import Quantizer
+from .codes import Codes, Drawn, Given, per_token, repeated
+from .errors import StepVARError
+from .guidance import PassSettings, Strength, is_on
 from .memory import KVCache, Memory
 from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, ScaleSchedule
@@ -49,17 +52,17 @@ class Job:
     of guidance, "logits" and indices of blocks. stop: passes to run.
     """
 
-    model: object
-    quantizer: object
-    condition: object
-    negative: object | None
+    model: Any  # a families.base.NextScaleModel, which the loop does not import
+    quantizer: Quantizer
+    condition: Any
+    negative: Any
     schedule: ScaleSchedule
     policy: Policy
     about: About
     plans: list[PassPlan]  # the most that may run; what does is the policy run's to say
     settings: PassSettings
     streams: Streams
-    options: object  # the family's switches
+    options: Any  # the family's switches
     guided_after: frozenset
     given: Given
     device: torch.device
@@ -142,7 +145,7 @@ class Job:
         needed = {max(step.index for step in self.passes if not policy.plans[step.index].is_skipped)}
         for step in reversed(self.passes):
             i, plan = step.index, policy.plans[step.index]
-            is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after
+            is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after or i in policy.hears
             if not plan.is_skipped and (i in needed or is_watched or not self.given.is_whole(step)):
                 needed.update((i, *self.model.sees(step, self.schedule)))
         return needed
@@ -162,6 +165,8 @@ class Job:
             if not is_plain or rows != self.slice_of_rows(0, policy.plans) or self.guided_after - {"logits"}:
                 break
             if policy.tokens((step,), rows) is not DENSE or step.index - 1 in policy.decides_after:
+                break
+            if step.index in policy.hears:
                 break
             room -= step.scale.tokens
             if room < 0:
@@ -230,6 +235,7 @@ def finished(
         clock=clock,
         marks=(start, clock.mark()),
         plans=policy.plans,
+        quantizer=job.quantizer,
         logits=drawn.logits,
         soft=drawn.soft,
         scores=tokens.scores if job.keep_scores else None,
@@ -242,7 +248,7 @@ class Turn:
 
     run: what the model's `begin` made. group: the passes, mostly one. features: per pass what the quantiser gives it to
     read, None for the first. given: per pass its codes where nothing is drawn, else None. tokens: the token plan.
-    rows: the rows that run. t: guidance.combine's, 0 where one half runs.
+    rows: the rows that run. t: guidance.combine's, 0 where one half runs, (B, 1, 1) where pictures differ.
     """
 
     def __init__(
@@ -252,7 +258,9 @@ class Turn:
         self.group, self.features, self.given = group, features, given
         i, plans = group[0].index, policy.plans
         self.rows = job.slice_of_rows(i, plans)
-        self.t = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
+        self.t: Strength = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
+        if not isinstance(self.t, Tensor) and self.t:
+            self.t = policy.strength(group, self.t)
         self.tokens = policy.tokens(group, self.rows) if len(group) == 1 else DENSE
         run.running, run.guidance = self.rows, self.t
 
@@ -281,6 +289,8 @@ class Turn:
     def answer(self, x_RLC: Tensor) -> list[Drawn]:
         """Codes of every pass from the blocks' output, (rows, L, C): given, or drawn and laid over what is kept."""
         if all(given is not None for given in self.given):
+            if self.step.index in self.policy.hears:
+                self.logits(x_RLC, self.step)
             return self.given
         return [self.lay_over(self.draw(x_RLC, self.tokens))]
 
@@ -298,8 +308,11 @@ class Turn:
         """The head's answer after guidance and temperature, (B, L, V)."""
         job, batch = self.job, self.job.batch
         temperature = job.settings.temperature[step.index]
-        if self.t and "logits" in job.guided_after:
-            return job.model.guide(job.model.logits(self.run, x_RLC, self.rows, step), self.t, temperature)
+        if is_on(self.t) and "logits" in job.guided_after:
+            logits_RLV = job.model.logits(self.run, x_RLC, self.rows, step)
+            if self.step.index in self.policy.hears:
+                self.policy.hear(self.step, logits_RLV)
+            return job.model.guide(logits_RLV, self.t, temperature)
         rows = slice(self.rows.start, self.rows.start + batch)
         return job.model.guide(job.model.logits(self.run, x_RLC[:batch], rows, step), 0.0, temperature)
 
@@ -312,8 +325,10 @@ class Turn:
 
     def lay_over(self, drawn: Drawn) -> Drawn:
         """Drawn codes where the pass adds something and where they may replace the given ones."""
-        quantizer, added = self.job.quantizer, self.tokens.added_BN
-        if added is not None:
+        quantizer, added, instead = self.job.quantizer, self.tokens.added_BN, self.tokens.instead
+        if instead is not None:
+            drawn = repeated(drawn, added, instead, self.step, quantizer)
+        elif added is not None:
             codes = drawn.codes.masked_fill(~per_token(added, drawn.codes), quantizer.nothing)
             drawn = replace(drawn, codes=codes, added=added)
         return self.job.given.over(drawn, self.step, quantizer)
@@ -328,13 +343,32 @@ def watched(steps: Iterator[ScaleStep], on_scale: Callable[[ScaleStep], None] | 
 
 
 def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
-    """Consumes the loop and packs what it produced."""
-    done, latent = [], None
+    """Consumes the loop and packs what it produced. Raises StepVARError where it is no longer made of numbers."""
+    done, sums, latent = [], {}, None
     for step in steps:
         latent = step.f_hat
+        of_step = latent if step.logits is None else step.logits
+        sums[step.index] = of_step.detach().sum(dtype=torch.float32)  # a number where all are: nothing waits for it
         step.f_hat = step.logits = None  # only the last f_hat is needed: free the others as we go
         done.append(step)
+    check_numbers(sums, latent)
     scales = tuple(trace_of(step) for step in done)
     trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result(Codes([s.codes for s in done], [s.soft for s in done]), latent, trace, job.schedule)
+
+
+def check_numbers(sums: dict[int, Tensor], latent: Tensor) -> None:
+    """Raises StepVARError naming the first pass whose answer, or the last, whose picture is not made of finite numbers.
+
+    Called when the loop is over: within it, every look at a number would stop the device.
+    """
+    found = torch.stack([*sums.values(), latent.sum(dtype=torch.float32)]).isfinite().tolist()
+    if all(found):
+        return
+    index = [*sums, max(sums)][found.index(False)]
+    raise StepVARError(
+        f"What the model answered in pass {index + 1} of {max(sums) + 1} is not made of finite numbers.",
+        "Use an ordinary cfg and temperature, and a latent and a prompt that no other node has spoiled. Otherwise the "
+        "weights are damaged, or overflow in fp16: choose bf16 or fp32, or download the file again.",
+    )

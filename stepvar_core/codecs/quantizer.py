@@ -16,7 +16,10 @@ class Quantizer:
     """
 
     nothing: int
-    code_format: str
+
+    @property
+    def code_format(self) -> str:
+        raise NotImplementedError
 
     # codes -----------------------------------------------------------------------------------
 
@@ -54,8 +57,16 @@ class Quantizer:
         """f_hat as a pass reads it, at its grid; None where nothing precedes."""
         raise NotImplementedError
 
+    def vectors(self, codes: Tensor) -> Tensor:
+        """(B, L, C): the codes as vectors, token by token, zeros where nothing is added."""
+        raise NotImplementedError
+
     def lookup(self, codes: Tensor, scale: Scale) -> Tensor:
         """Features of codes, zeros where nothing is added."""
+        raise NotImplementedError
+
+    def expected(self, probs_BLV: Tensor, scale: Scale) -> Tensor:
+        """Features of a mixture of codes, for smoothed sampling."""
         raise NotImplementedError
 
     def contribution(

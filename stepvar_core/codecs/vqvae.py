@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +97,13 @@ def is_vqvae(checkpoint: Checkpoint, said: Callable) -> bool:
 def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     """Sizes of a VQVAE under its own key names; said(key, default) is a setting by name, see checkpoints.settings."""
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
-    sizes = dict(
+    blend = float(said("quant_resi", 0.5))
+    if not 0 <= blend <= 1:
+        raise ValueError(f"quant_resi is {blend}")
+    sizes: dict[str, Any] = dict(
         z_channels=dim,
         vocab_size=vocab_size,
-        quant_resi=float(said("quant_resi", 0.5)),
+        quant_resi=blend,
         share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
         norm_groups=int(said("norm_groups", 32)),
         has_encoder="encoder.conv_in.weight" in checkpoint.tensors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,6 +25,11 @@ def reader(family: Family, features: str, folder: str, device: str) -> Callable[
     if family.reads.keeps_pads:
         raise ConditionMismatch(
             f"The {family.name} family reads its prompts' pads; this tool knows features without any.",
+            "Draw with sv.sample, or in ComfyUI.",
+        )
+    if family.reads.pooled:
+        raise ConditionMismatch(
+            f"The {family.name} family reads a vector of the whole prompt too; this tool knows features alone.",
             "Draw with sv.sample, or in ComfyUI.",
         )
     if features:
@@ -69,7 +75,8 @@ class TextEncoder:
                 "pip install transformers sentencepiece, or give --features FILE.",
             ) from error
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True).to(device).requires_grad_(False)
+        encoder: Any = T5EncoderModel.from_pretrained(folder, local_files_only=True)
+        self.encoder = encoder.to(device).requires_grad_(False)
         self.device = device
 
     @torch.inference_mode()

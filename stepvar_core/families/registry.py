@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def _first_line(error: Exception) -> str:
 
 def build(
     files: Files, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None
-) -> nn.Module:
+) -> Any:
     """The module of this kind of file with the checkpoint's weights, in `dtype` on `device`, ready for inference.
 
     config: settings by name that win over the file's own; unknown names are ignored. Raises CheckpointMismatch.

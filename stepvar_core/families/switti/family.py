@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...checkpoints import Checkpoint
 from ...codecs.vqvae import VQVAE, VQVAEConfig, configure_vqvae, is_vqvae, vqvae_name
 from ...errors import CheckpointMismatch
-from ..family import Family, Files, Prompt, Said, holds
+from ..family import Family, Files, Prompt, Said, holds, norm_eps
 from .model import PATCH_NUMS, Switti, SwittiConfig
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def configure(checkpoint: Checkpoint, said: Said) -> SwittiConfig:
         is_causal=bool(is_causal),
         rotary_base=float(said("rope_theta", SwittiConfig.rotary_base)),
         rotary_span=float(said("rope_size", SwittiConfig.rotary_span)),
-        norm_eps=float(said("norm_eps", SwittiConfig.norm_eps)),
+        norm_eps=norm_eps(said, SwittiConfig.norm_eps),
     )
     levels = checkpoint.shape("lvl_embed.weight")[0]
     if width % config.heads or config.head_dim % 4 or len(config.patch_nums) != levels or min(config.patch_nums) < 1:
@@ -96,6 +96,8 @@ FAMILY = Family(
             rename=vqvae_name,
         ),
     ),
-    reads=Prompt(encoder="switti-clip", named="CLIP-L and OpenCLIP bigG", longest=CLIP_TOKENS, joins=False),
+    reads=Prompt(
+        encoder="switti-clip", named="CLIP-L and OpenCLIP bigG", longest=CLIP_TOKENS, pooled=True, joins=False
+    ),
     vae_names=lambda config: ("VQVAE-Switti",),
 )
