@@ -26,14 +26,14 @@ if find_spec("comfy_api") is not None:  # absent outside ComfyUI, where stepvar_
 
     register_folder()
     register_routes()
-    NODE_CLASS_MAPPINGS = {
+    NODE_CLASS_MAPPINGS = {  # in the order in which a dropped wire offers them
+        "VARSampler": VARSampler,
         "VARModelLoader": VARModelLoader,
         "VARTextEncoderLoader": VARTextEncoderLoader,
         "VARClassLabel": VARClassLabel,
         "EmptyVARLatent": EmptyVARLatent,
         "StepVARPruning": StepVARPruning,
         "VARAccelerator": VARAccelerator,
-        "VARSampler": VARSampler,
         "VAREncode": VAREncode,
         "StepVARMaskOverlay": StepVARMaskOverlay,
         "StepVARReport": StepVARReport,

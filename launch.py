@@ -767,9 +767,15 @@ def editor_address(server: Server) -> str:
 
 
 def draw(server: Server, path: Path) -> list[Path]:
-    """Queue the workflow, wait for it, and return the pictures it saved."""
+    """Queue the workflow, wait for it, and return the pictures it saved.
+
+    With other seeds than its own, so that the first click on Run in the editor draws something new.
+    """
     workflow = json.loads(path.read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))
+    for node in prompt.values():
+        if isinstance(node["inputs"].get("seed"), int):
+            node["inputs"]["seed"] += 1
     try:
         queued = server.post("/prompt", {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": workflow}}})
     except urllib.error.HTTPError as refusal:

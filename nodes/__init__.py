@@ -14,13 +14,13 @@ from .routes import register_routes
 from .sampling import VARSampler
 
 NODES = [
+    VARSampler,
     VARModelLoader,
     VARTextEncoderLoader,
     VARClassLabel,
     EmptyVARLatent,
     StepVARPruning,
     VARAccelerator,
-    VARSampler,
     VAREncode,
     StepVARMaskOverlay,
     StepVARReport,

@@ -61,7 +61,7 @@ class EmptyVARLatent(io.ComfyNode):
                     tooltip="Width to height. At 1M Infinity "
                     "draws 1:1 1024x1024, 4:3 1152x864, 3:2 1248x832, 16:9 1344x768, 2:1 1440x720, 3:1 1776x592 and "
                     "the same upright. "
-                    "Class-conditional VAR and HART make square pictures only. The time hardly changes.",
+                    "Class-conditional VAR, HART and Switti make square pictures only. The time hardly changes.",
                 ),
                 io.Combo.Input(
                     "size",

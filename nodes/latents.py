@@ -93,6 +93,8 @@ def read_latent(latent: dict, model) -> LatentInput:
             f"The latent is {tuple(samples.shape[1:])} (channels, height, width); this model needs {wanted}.",
             "Connect Empty VAR Latent with this model, or a latent that a VAR Sampler made with it.",
         )
+    if not samples.isfinite().all():
+        raise LatentMismatch("The latent holds values that are not finite numbers.", "Connect a sampler's own latent.")
     rows = latent.get("batch_index")
     rows = tuple(rows) if rows is not None and len(rows) == len(samples) else tuple(range(len(samples)))
     mask = latent.get("noise_mask")
@@ -203,6 +205,11 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
             f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder "
             f"({family_of(model).reads.named}) to CLIP Text Encode.",
         )
+    if not tensor.isfinite().all():
+        raise ConditionMismatch(
+            f"The {name} conditioning holds values that are not finite numbers.",
+            "Connect CLIP Text Encode directly, with the CLIP of Load VAR Text Encoder.",
+        )
     if not tensor.any():
         if name == "negative":
             return None
@@ -215,10 +222,15 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
             f"The {name} conditioning holds {len(tensor)} prompts; the batch has {batch} pictures.",
             "Give one prompt for all, or one per picture.",
         )
-    mask = options.get("attention_mask")
-    if mask is not None and len(mask) not in {len(tensor), batch}:
-        raise ConditionMismatch(
-            f"The {name} conditioning holds {len(tensor)} prompts and a mask of {len(mask)}.",
-            "Encode the prompts together.",
-        )
-    return model.text_condition(tensor.expand(batch, -1, -1), None if mask is None else mask.expand(batch, -1))
+    mask, pooled = options.get("attention_mask"), options.get("pooled_output")
+    for what, value in (("mask", mask), ("pooled vector", pooled)):
+        if value is not None and len(value) not in {len(tensor), batch}:
+            raise ConditionMismatch(
+                f"The {name} conditioning holds {len(tensor)} prompts and a {what} of {len(value)}.",
+                "Encode the prompts together.",
+            )
+    return model.text_condition(
+        tensor.expand(batch, -1, -1),
+        None if mask is None else mask.expand(batch, -1),
+        None if pooled is None else pooled.expand(batch, -1),
+    )

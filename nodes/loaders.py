@@ -22,14 +22,22 @@ class VARModelLoader(io.ComfyNode):
             display_name="Load VAR Model",
             category="VAR/loaders",
             description="Loads a next-scale prediction (VAR) model and its VAE. 'demo (bundled)' needs no download.",
-            search_aliases=["VAR", "visual autoregressive", "next-scale", "Infinity", "HART", "load checkpoint"],
+            search_aliases=[
+                "VAR",
+                "visual autoregressive",
+                "next-scale",
+                "Infinity",
+                "HART",
+                "Switti",
+                "load checkpoint",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=loading.model_names(),
                     tooltip="The transformer: the bundled demo, or a file or folder in "
-                    "models/var or models/diffusion_models; for HART the folder that holds llm and tokenizer. Larger "
-                    "models draw better and slower.",
+                    "models/var or models/diffusion_models; for HART the folder that holds llm and tokenizer, for "
+                    "Switti the one with config.json. Larger models draw better and slower.",
                 ),
                 io.Combo.Input(
                     "vae_name",
@@ -81,14 +89,25 @@ class VARTextEncoderLoader(io.ComfyNode):
             description="Loads the text encoder of a text-to-image VAR model, for the stock CLIP Text Encode. "
             "ComfyUI's own Load CLIP "
             "takes FLAN-T5 XL for another T5 and encodes prompts wrongly.",
-            search_aliases=["FLAN-T5", "T5", "Qwen2", "load CLIP", "text encoder", "Infinity", "HART", "prompt"],
+            search_aliases=[
+                "FLAN-T5",
+                "T5",
+                "Qwen2",
+                "load CLIP",
+                "text encoder",
+                "CLIP",
+                "Infinity",
+                "HART",
+                "Switti",
+                "prompt",
+            ],
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
                     options=names,
                     tooltip="A file or a folder of shards (its name ends with a slash) in "
                     "models/text_encoders: for Infinity google/flan-t5-xl, for HART the folder of "
-                    "mit-han-lab/Qwen2-VL-1.5B-Instruct. The whole model "
+                    "mit-han-lab/Qwen2-VL-1.5B-Instruct, for Switti clip_l or clip_g. The whole model "
                     "or its encoder alone; fp16, bf16 and fp8 files stay as small as they are.",
                 ),
                 io.Combo.Input(
@@ -96,22 +115,25 @@ class VARTextEncoderLoader(io.ComfyNode):
                     options=encoders.TYPES,
                     default="auto",
                     tooltip="Which model it encodes for. Infinity: auto or "
-                    "flan-t5-xl; HART: auto or hart-qwen2. The others are for model families still to come. Changes "
-                    "neither time nor memory.",
+                    "flan-t5-xl; HART: auto or hart-qwen2; Switti: auto or switti-clip. The other is for a "
+                    "model family "
+                    "still to come. Changes neither time nor memory.",
                 ),
                 io.Combo.Input(
                     "encoder_name_2",
                     options=[encoders.NONE, *names],
                     default=encoders.NONE,
-                    tooltip="For models that read two encoders. Infinity and HART read one: leave on none.",
+                    tooltip="Switti's second CLIP, in either order: clip_l and clip_g. Infinity and HART read "
+                    "one encoder: "
+                    "leave on none.",
                 ),
             ],
             outputs=[
                 io.Clip.Output(
                     display_name="CLIP",
-                    tooltip="For CLIP Text Encode. Prompts of up to 512 tokens (HART 300), the rest is cut off. "
-                    "Neither "
-                    "knows prompt weights: (word:1.3) is read as word.",
+                    tooltip="For CLIP Text Encode. Prompts of up to 512 tokens (HART 300, Switti 77), the rest "
+                    "is cut off. "
+                    "None of them knows prompt weights: (word:1.3) is read as word.",
                 )
             ],
         )

@@ -7,7 +7,9 @@ parameter one of its node's choices, and of a file only names and shapes of its 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -19,29 +21,53 @@ from ..stepvar_core.planning.cost import terms
 from .canvas import ASPECT_RATIOS, SIZES, canvases
 from .host import loading, running
 
+log = logging.getLogger(__name__)
+
 MAX_BATCH = 64
 
 
 def register_routes() -> None:
-    running.add_route("/stepvar/plan", answer_plan)
+    running.add_route("/stepvar/plan", Planner().answer)
 
 
-async def answer_plan(request: web.Request) -> web.Response:
-    """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400 and
-    up."""
+class Planner:
+    """Answers questions one after the other on a thread of its own.
+
+    The host's event loop and its threads, which send files and previews, never wait for a disk or a large file.
+    """
+
+    def __init__(self):
+        self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stepvar plan")
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The plan as JSON; of a wrong question {"error": what is wrong, "remedy": what to do} with a status of 400
+        and up, or with quiet=1 of 200: browsers write every other status into their console."""
+        content, status = await asyncio.get_running_loop().run_in_executor(self.worker, answer_of, request.query)
+        return _json(content, 200 if request.query.get("quiet") == "1" and status < 500 else status)
+
+
+def answer_of(query) -> tuple[dict, int]:
+    """What to answer to a question, and its HTTP status: 400 for a wrong question, 422 for a model it fails with."""
     try:
-        question = _question(request.query)
+        question = _question(query)
     except OptionError as error:
-        return _json({"error": error.problem, "remedy": error.remedy}, 400)
+        return _refusal(error), 400
     try:
-        return _json(await asyncio.get_running_loop().run_in_executor(None, lambda: plan(**question)))
+        return plan(**question), 200
     except StepVARError as error:
-        return _json({"error": error.problem, "remedy": error.remedy}, 422)
+        return _refusal(error), 422
+    except Exception as error:  # a fault of ours: the widgets read JSON, and the log has the rest
+        log.exception("No plan for %s", question["model"])
+        return _refusal(StepVARError(f"The plan failed: {type(error).__name__}.", "See ComfyUI's log.")), 500
 
 
-def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool) -> dict:
+def _refusal(error: StepVARError) -> dict:
+    return {"error": error.problem, "remedy": error.remedy}
+
+
+def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool, canvas: bool) -> dict:
     """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here,
-    what -1 stands for in VAR Sampler, the canvases the model draws on, and class names where asked for. Raises
+    what -1 stands for in VAR Sampler; where asked for the canvases the model draws on, and its class names. Raises
     StepVARError as loading and sampling would."""
     network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
@@ -59,7 +85,8 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         "top_k": list(dict.fromkeys(network.default_top_k(schedule))),
         "top_p": official.top_p,
     }
-    answer["canvases"] = canvases(network)
+    if canvas:
+        answer["canvases"] = canvases(network)
     if labels:
         names = () if family_of(network).reads_text else class_names(network.config)
         answer["labels"] = [name.split(";")[0] for name in names]
@@ -90,6 +117,7 @@ def _question(query) -> dict:
         "batch": int(batch),
         "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"),
         "labels": one_of("labels", ("0", "1"), "0") == "1",
+        "canvas": one_of("canvases", ("0", "1"), "0") == "1",
         "model": model,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..stepvar_core.door import prepare, sample
 from ..stepvar_core.errors import OptionError
+from ..stepvar_core.families import FAMILIES
 from ..stepvar_core.planning.goals import Auto
 from .host import io, running
 from .inspect import temporary, trace_message, with_work
@@ -19,7 +20,13 @@ class VARSampler(io.ComfyNode):
             display_name="VAR Sampler",
             category="VAR/sampling",
             description="Draws pictures scale by scale, from a single token to the full grid.",
-            search_aliases=["next-scale sampler", "VAR sample", "KSampler", "autoregressive"],
+            search_aliases=[
+                "next-scale sampler",
+                "VAR sample",
+                "KSampler",
+                "autoregressive",
+                *(f.title for f in FAMILIES),
+            ],
             inputs=[
                 VARModel.Input("model", tooltip="The model, with or without StepVAR Pruning or VAR Accelerator."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
@@ -48,8 +55,9 @@ class VARSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     tooltip="Guidance: how strictly the class or prompt is followed. -1 is the model's default (VAR "
-                    "4, HART 4.5, Infinity 2B 4, "
-                    "8B 3). VAR and HART ramp it up from scale to scale, and 0 is none; Infinity applies it to every "
+                    "4, HART 4.5, Switti 6, Infinity 2B 4, "
+                    "8B 3). VAR, HART and Switti ramp it up from scale to scale, and 0 is none; Infinity "
+                    "applies it to every "
                     "scale, and 1 is none. "
                     "None takes half the time.",
                 ),
@@ -59,8 +67,8 @@ class VARSampler(io.ComfyNode):
                     min=-1.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR and HART 1, "
-                    "Infinity 2B 0.5, 8B 1). The time "
+                    tooltip="Above 1 more varied, below 1 calmer. -1 is the model's default (VAR, HART and "
+                    "Switti 1, Infinity 2B 0.5, 8B 1). The time "
                     "is the same.",
                 ),
                 io.Int.Input(
@@ -70,7 +78,8 @@ class VARSampler(io.ComfyNode):
                     max=100000,
                     tooltip="Draw among the k likeliest tokens. Lower is cleaner, higher more varied; 1 leaves "
                     "nothing to chance (HART's residual is drawn all the same). 0 is off, "
-                    "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300). Infinity draws "
+                    "-1 the model's default (VAR 900; HART 600 in the first seven scales, then 300; Switti 400). "
+                    "Infinity draws "
                     "bits: only 1 makes a difference.",
                 ),
                 io.Float.Input(
@@ -81,7 +90,8 @@ class VARSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="Draw among the likeliest tokens that together reach this probability. Lower is cleaner. "
                     "0 is off, -1 the "
-                    "model's default (VAR 0.95, HART off). Infinity: a bit whose unlikelier value falls below 1 - "
+                    "model's default (VAR and Switti 0.95, HART off). Infinity: a bit whose unlikelier value "
+                    "falls below 1 - "
                     "top_p is not "
                     "left to chance (0.97).",
                 ),

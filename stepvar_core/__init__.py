@@ -6,6 +6,7 @@ result = sv.sample(model, vae, model.class_condition([207]), schedule=model.sche
 image_BHW3 = vae.decode(result.latent)
 """
 
+from .collaborate import collaborate
 from .door import sample
 from .errors import (
     CheckpointMismatch,
@@ -21,9 +22,9 @@ from .methods import accelerator
 from .methods.policy import NoPruning
 from .methods.stepvar import StepVAR
 from .planning.cost import Estimate, estimate
-from .sampler import Result, ScaleStep
+from .sampler import Result
 from .schedule import Pass, Scale, ScaleSchedule
-from .trace import ScaleTrace, Trace
+from .trace import ScaleStep, ScaleTrace, Trace
 
 __all__ = [
     "CheckpointMismatch",
@@ -44,6 +45,7 @@ __all__ = [
     "StepVARError",
     "Trace",
     "accelerator",
+    "collaborate",
     "estimate",
     "load_model",
     "load_vae",

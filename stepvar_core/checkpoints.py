@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +37,15 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }  # it may come in
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+# What a file may cost before its weights are read. The largest public models have 2,500 tensors, a header of 300 kB and
+# a config.json of 40 kB; a made-up file of a few MB must not cost minutes and gigabytes.
+MOST_TENSORS = 20_000
+MAX_HEADER = 4 << 20  # bytes of a safetensors header, of the buffers that tell sizes, and of an index
+MAX_PICKLE = 2 << 20  # bytes of what names the tensors in a .pth file
+MAX_CONFIG = 2 << 20  # bytes of config.json
+MOST_REPEATS = 128  # blocks; the deepest public model has 48
+MOST_VIEWS = 4  # tensors that share one storage, such as tied embeddings
 # how training scripts and hubs wrap a flat state dict, outermost first
 WRAPPERS = (
     ("trainer", "vae_local"),
@@ -56,13 +67,22 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
 
-    def shape(self, key: str) -> tuple[int, ...] | None:
-        return tuple(self.tensors[key].shape) if key in self.tensors else None
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Raises KeyError for a key the file does not have."""
+        return tuple(self.tensors[key].shape)
 
-    def count(self, pattern: str) -> int:
+    def count(self, pattern: str, most: int = MOST_REPEATS) -> int:
         """How many numbers `pattern`'s group matches in the keys: layers, levels. Never more than there are keys, so
-        that a made-up number costs nothing; its key then turns out unexpected."""
-        return len({m.group(1) for m in (re.match(pattern, key) for key in self.tensors) if m})
+        that a made-up number costs nothing; its key then turns out unexpected. Raises CheckpointMismatch above
+        `most`."""
+        matches = [match for match in (re.match(pattern, key) for key in self.tensors) if match]
+        found = len({match.group(1) for match in matches})
+        if found > most:
+            raise CheckpointMismatch(
+                f"{self.name} counts {found} parts such as {matches[0].group(0)}; no known model has more than {most}.",
+                "Download it again from where its authors publish it.",
+            )
+        return found
 
 
 def _every_key(key: str) -> bool:
@@ -77,24 +97,43 @@ def read_checkpoint(path, shapes_only: bool = False, keep: Callable[[str], bool]
     file's size.
     """
     path = Path(path)
-    if path.is_dir():
-        tensors, metadata = _read_folder(path, shapes_only, keep)
-    elif not path.is_file():
+    if os.path.isdir(path):
+        with _readable(path):
+            tensors, metadata = _read_folder(path, shapes_only, keep)
+    elif not os.path.isfile(path):
         raise CheckpointMismatch(f"There is no file {path.name}.", "Check the name and the folder.")
     else:
         tensors, metadata = _read_one(path, shapes_only, keep)
+    if len(tensors) > MOST_TENSORS:
+        raise CheckpointMismatch(
+            f"{path.name} holds {len(tensors)} tensors; no known model has more than {MOST_TENSORS}.",
+            "Choose a checkpoint file of the model.",
+        )
     return Checkpoint(path.name, tensors, metadata, _config_beside(path))
+
+
+@contextmanager
+def _readable(path: Path):
+    """A file or folder that cannot be opened becomes the package's error."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointMismatch(
+            f"{path.name} cannot be read ({error.strerror or type(error).__name__}).", "Check its permissions."
+        ) from error
 
 
 def stamp(path) -> tuple:
     """What changes when the files of a checkpoint do: names, times and sizes, config.json beside them included."""
     path = Path(path)
-    files = (
-        [p for p in (*path.glob("*"), *path.glob("*/*")) if p.is_file()]
-        if path.is_dir()
-        else [path, path.parent / "config.json"]
-    )
-    return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.exists())
+    with _readable(path):
+        files = (
+            [p for p in (*path.glob("*"), *path.glob("*/*")) if os.path.isfile(p)]
+            if os.path.isdir(path)
+            else [path, path.parent / "config.json"]
+        )
+        stats = [(p.name, p.stat()) for p in sorted(files) if os.path.exists(p)]
+    return tuple((name, found.st_mtime_ns, found.st_size) for name, found in stats)
 
 
 def _read_one(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -109,13 +148,17 @@ def _read_safetensors(
     path: Path, shapes_only: bool, keep: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        header = _read_header(path)
         if shapes_only:
-            return _read_header(path)
+            return header
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys() if keep(key) and key not in DERIVED}, dict(
                 file.metadata() or {}
             )
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        with _readable(path):
+            raise error
+    except (SafetensorError, ValueError) as error:
         raise CheckpointMismatch(f"{path.name} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
@@ -133,11 +176,10 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         try:
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            tensors = {
-                key: torch.empty([int(n) for n in entry["shape"]], device="meta")
-                for key, entry in header.items()
-                if key not in DERIVED
-            }
+            if len(header) > MOST_TENSORS:
+                raise ValueError(f"its header names {len(header)} tensors")
+            room = path.stat().st_size - 8 - length
+            tensors = {key: _outline(key, entry, room) for key, entry in header.items() if key not in DERIVED}
             for key in TELLING & header.keys():
                 start, end = header[key]["data_offsets"]
                 if not 0 <= start < end <= start + MAX_HEADER:
@@ -145,15 +187,66 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 file.seek(8 + length + start)
                 values = torch.frombuffer(bytearray(file.read(end - start)), dtype=DTYPES[header[key]["dtype"]])
                 tensors[key] = values.reshape(header[key]["shape"])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"its header makes no sense ({type(error).__name__})") from error
     return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def _outline(key: str, entry: dict, room: int) -> Tensor:
+    """A tensor of a header on the meta device. room: bytes behind the header. Raises ValueError, besides what a header
+    that is none of the format brings about, for one that is larger than its place in the file."""
+    shape, (start, end) = [int(n) for n in entry["shape"]], entry["data_offsets"]
+    nbytes = math.prod(shape) * ITEM_BYTES.get(entry["dtype"], 0)
+    if not 0 <= start <= end <= room or (entry["dtype"] in ITEM_BYTES and nbytes != end - start):
+        raise ValueError(f"{key} of shape {shape} lies at {start} to {end} of {room} bytes")
+    return torch.empty(shape, device="meta")
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError for a zip that is not as torch.save writes it: records are stored one after the other, so that
+    no part of the file stands for more than its own bytes."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    packed = next((r.filename for r in records if r.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise ValueError(f"{packed} in it is compressed")
+    if len(records) > MOST_TENSORS or sum(r.file_size for r in records) > path.stat().st_size:
+        raise ValueError(f"its {len(records)} records overlap, or are too many")
+    names = max((r.file_size for r in records if r.filename.endswith(".pkl")), default=0)
+    if names > MAX_PICKLE:
+        raise ValueError(f"what names its tensors takes {names} bytes")
+
+
+def _check_plain(tensors: dict[str, Tensor], name: str) -> None:
+    """Raises CheckpointMismatch for tensors that are more, or other, than numbers in the file."""
+    odd = next((key for key, tensor in tensors.items() if not _is_plain(tensor)), None)
+    if odd is not None:
+        raise CheckpointMismatch(
+            f"{name} holds {odd} in a form without plain numbers: sparse, quantised, nested, or larger than what is "
+            "stored.",
+            "Download it again, or convert it to .safetensors.",
+        )
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if total > MOST_VIEWS * sum(storages.values()):
+        raise CheckpointMismatch(
+            f"{name} holds {total} bytes of tensors in {sum(storages.values())} bytes of storage.", "Download it again."
+        )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _read_torch(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> dict[str, Tensor]:
     try:
         # mapped, not read: pages of the file come into memory when they are touched, and shapes touch none
-        is_mapped = shapes_only or zipfile.is_zipfile(path)
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _check_archive(path)
+        is_mapped = shapes_only or is_archive
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True if is_mapped else None)
     except Exception as error:  # a zip, pickle or tensor error, depending on where the file is cut
         if shapes_only and "mmap" in str(error):  # a file of the old format, or larger than this machine's memory
@@ -167,18 +260,15 @@ def _read_torch(path: Path, shapes_only: bool, keep: Callable[[str], bool]) -> d
             "Download it again; a file that holds code instead of weights is refused on purpose.",
         ) from error
     tensors = _unwrapped(content, path.name)
+    tensors = {key: tensor for key, tensor in tensors.items() if keep(key) and key not in DERIVED}
+    _check_plain(tensors, path.name)
     if shapes_only:
         return {
             key: tensor.clone() if key in TELLING else torch.empty(tensor.shape, device="meta")
             for key, tensor in tensors.items()
-            if keep(key) and key not in DERIVED
         }
     # copied one by one: a mapped file that changes would change the weights
-    return {
-        key: tensor.clone() if is_mapped else tensor
-        for key, tensor in tensors.items()
-        if keep(key) and key not in DERIVED
-    }
+    return {key: tensor.clone() if is_mapped else tensor for key, tensor in tensors.items()}
 
 
 def _unwrapped(content, name: str) -> dict[str, Tensor]:
@@ -200,7 +290,7 @@ def _unwrapped(content, name: str) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
+        return sorted({Path(name).name for name in read_json(index, MAX_HEADER)["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointMismatch(
             f"{index.name} in {index.parent.name} is not a shard index.", "Download the folder again."
@@ -226,7 +316,8 @@ def _read_folder(
         raise CheckpointMismatch(
             f"Folder {path.name} lacks {', '.join(lacking[0]) or 'safetensors files'}.", "Download the whole folder."
         )
-    tensors, metadata = {}, {}
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
     for name in shards:
         part, about = _read_one(path / name, shapes_only, keep)
         tensors |= part
@@ -234,14 +325,25 @@ def _read_folder(
     return tensors, metadata
 
 
+def read_json(file: Path, limit: int = MAX_CONFIG):
+    """What a JSON file says. Raises ValueError where it is none, nests without end or has more than `limit` bytes, and
+    OSError."""
+    if file.stat().st_size > limit:
+        raise ValueError(f"{file.name} has {file.stat().st_size} bytes; at most {limit} are read")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{file.name} nests without end") from error
+
+
 def _config_beside(path: Path) -> dict:
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
+    file = (path if os.path.isdir(path) else path.parent) / "config.json"
+    if not os.path.isfile(file):
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        log.warning("config.json beside %s is not JSON and was ignored", path.name)
+        content = read_json(file)
+    except (OSError, ValueError) as error:
+        log.warning("config.json beside %s was ignored: %s", path.name, error)
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -281,11 +383,18 @@ def fill_module(
         k: v for k, v in checkpoint.tensors.items() if k in wanted or not any(re.fullmatch(p, k) for p in legacy)
     }
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    reshaped = sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape)
-    if missing or unexpected or reshaped:
+    common = wanted.keys() & tensors.keys()
+    reshaped = sorted(k for k in common if wanted[k].shape != tensors[k].shape)
+    whole = sorted(k for k in common if wanted[k].is_floating_point() and not tensors[k].is_floating_point())
+    if missing or unexpected or reshaped or whole:
         parts = [
             f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+            for label, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", reshaped),
+                ("of whole numbers", whole),
+            )
             if names
         ]
         raise CheckpointMismatch(

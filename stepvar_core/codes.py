@@ -93,7 +93,7 @@ class Given:
 
     @classmethod
     def nothing(cls, schedule: ScaleSchedule) -> Given:
-        none = [None] * len(schedule.passes)
+        none: list[Tensor | None] = [None] * len(schedule.passes)
         return cls(none, none, none)
 
     @classmethod

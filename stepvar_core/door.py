@@ -13,9 +13,10 @@ from torch import Tensor
 from .codes import Given
 from .errors import ConditionMismatch, LatentMismatch, OptionError
 from .methods.policy import About, NoPruning
-from .sampler import Job, Result, ScaleStep, finish, scale_steps, watched
+from .sampler import Job, Result, finish, scale_steps, watched
 from .schedule import ScaleSchedule
 from .token_sampling import Streams
+from .trace import ScaleStep
 
 
 def sample(
@@ -121,8 +122,8 @@ def prepare(
     batch = cond.batch
     _check_batch(batch, negative, rows)
     policy = (pruning or NoPruning()).resolve(model, schedule)
-    options = model.Options.read(options)
-    settings = model.per_pass(schedule, options, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
+    switches = model.Options.read(options)
+    settings = model.per_pass(schedule, switches, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p)
     device = torch.device(device) if device is not None else model.weight_device
     streams = Streams(int(seed), tuple(range(batch) if rows is None else rows), draw, noise)
     about = About.of(model, schedule, batch, device, streams.uniform)
@@ -148,8 +149,8 @@ def prepare(
         plans=plans,
         settings=settings,
         streams=streams,
-        options=options,
-        guided_after=model.guidance_places(options.guidance_layers),
+        options=switches,
+        guided_after=model.guidance_places(switches.guidance_layers),
         given=Given.read(codes, mask, schedule, first, batch, device, quantizer),
         device=device,
         stop=stop,

@@ -7,77 +7,25 @@ decided at the door (door.py) and lies in a Job. What a family does its own way,
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .codecs.quantizer import Quantizer
 from .codes import Codes, Drawn, Given, per_token
+from .errors import StepVARError
 from .guidance import PassSettings
 from .memory import KVCache, Memory
 from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, ScaleSchedule
 from .token_sampling import Streams, smooth_probs
 from .tokens import DENSE
-from .trace import ScaleTrace, Trace
+from .trace import Clock, ScaleStep, Trace, trace_of
 
 log = logging.getLogger(__name__)
-
-
-class Clock:
-    """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
-
-    def __init__(self, device: torch.device):
-        self.is_cuda = device.type == "cuda"
-
-    def mark(self):
-        if not self.is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start, stop) -> float:
-        if not self.is_cuda:
-            return stop - start
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1000
-
-
-@dataclass
-class ScaleStep:
-    """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
-
-    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
-    f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
-    None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
-    tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
-    now. Reading `seconds` waits for the device.
-    """
-
-    step: Pass
-    codes: Tensor
-    f_hat: Tensor
-    kept: Tensor
-    tokens_run: int
-    passes: int
-    clock: Clock
-    marks: tuple
-    plans: Sequence[PassPlan]
-    logits: Tensor | None = None
-    soft: Tensor | None = None
-    scores: object | None = None
-    is_forced: bool = False
-
-    @property
-    def index(self) -> int:
-        return self.step.index
-
-    @property
-    def seconds(self) -> float:
-        return self.clock.seconds(*self.marks)
 
 
 @dataclass(frozen=True)
@@ -104,17 +52,17 @@ class Job:
     of guidance, "logits" and indices of blocks. stop: passes to run.
     """
 
-    model: object
-    quantizer: object
-    condition: object
-    negative: object | None
+    model: Any  # a families.base.NextScaleModel, which the loop does not import
+    quantizer: Quantizer
+    condition: Any
+    negative: Any
     schedule: ScaleSchedule
     policy: Policy
     about: About
     plans: list[PassPlan]  # the most that may run; what does is the policy run's to say
     settings: PassSettings
     streams: Streams
-    options: object  # the family's switches
+    options: Any  # the family's switches
     guided_after: frozenset
     given: Given
     device: torch.device
@@ -383,32 +331,32 @@ def watched(steps: Iterator[ScaleStep], on_scale: Callable[[ScaleStep], None] | 
 
 
 def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
-    """Consumes the loop and packs what it produced."""
-    done, latent = [], None
+    """Consumes the loop and packs what it produced. Raises StepVARError where it is no longer made of numbers."""
+    done, sums, latent = [], {}, None
     for step in steps:
         latent = step.f_hat
+        of_step = latent if step.logits is None else step.logits
+        sums[step.index] = of_step.detach().sum(dtype=torch.float32)  # a number where all are: nothing waits for it
         step.f_hat = step.logits = None  # only the last f_hat is needed: free the others as we go
         done.append(step)
+    check_numbers(sums, latent)
     scales = tuple(trace_of(step) for step in done)
     trace = Trace(scales, job.model.family, job.policy.describe(), {"seed": job.streams.seed, **job.policy.shown()})
     log.info("%d passes in %.2f s, pruning %s", len(done), trace.seconds, job.policy.describe())
     return Result(Codes([s.codes for s in done], [s.soft for s in done]), latent, trace, job.schedule)
 
 
-def trace_of(step: ScaleStep) -> ScaleTrace:
-    grid = step.step.scale.grid
+def check_numbers(sums: dict[int, Tensor], latent: Tensor) -> None:
+    """Raises StepVARError naming the first pass whose answer, or the last, whose picture is not made of finite numbers.
 
-    def mapped(values):
-        return None if values is None else values.view(-1, *grid).float().cpu()
-
-    scores = step.scores
-    return ScaleTrace(
-        size=grid,
-        kept=step.kept.cpu(),
-        tokens_run=step.tokens_run,
-        seconds=step.seconds,
-        is_forced=step.is_forced,
-        structure=mapped(scores and scores.structure),
-        texture=mapped(scores and scores.texture),
-        importance=mapped(scores and scores.importance),
+    Called when the loop is over: within it, every look at a number would stop the device.
+    """
+    found = torch.stack([*sums.values(), latent.sum(dtype=torch.float32)]).isfinite().tolist()
+    if all(found):
+        return
+    index = [*sums, max(sums)][found.index(False)]
+    raise StepVARError(
+        f"What the model answered in pass {index + 1} of {max(sums) + 1} is not made of finite numbers.",
+        "Use an ordinary cfg and temperature, and a latent and a prompt that no other node has spoiled. Otherwise the "
+        "weights are damaged, or overflow in fp16: choose bf16 or fp32, or download the file again.",
     )

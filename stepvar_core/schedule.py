@@ -10,6 +10,9 @@ from .errors import ScheduleMismatch
 MAX_TOKENS = 1 << 22  # a bound for hand-written schedules: far above any model, far below what exhausts a host
 
 
+MOST_PASSES = 1024  # a checkpoint or a caller may ask for; what plans them looks at every pair
+
+
 @dataclass(frozen=True)
 class Scale:
     """One token map of t x h x w tokens. Images have t = 1, clip = 0.
@@ -68,6 +71,9 @@ class ScaleSchedule:
             raise ScheduleMismatch("The schedule has no scale.", "Give at least one (t, h, w).")
         if [s.clip for s in self.scales] != sorted(s.clip for s in self.scales):
             raise ScheduleMismatch("The schedule's clips are not in order.", "List the scales clip by clip.")
+        runs = sum(s.repeats for s in self.scales)
+        if runs > MOST_PASSES:
+            raise ScheduleMismatch(f"The schedule has {runs} passes.", f"At most {MOST_PASSES} are planned.")
         expanded = [(i, r, s) for i, s in enumerate(self.scales) for r in range(s.repeats)]
         self.passes: tuple[Pass, ...] = tuple(Pass(n, i, r, s) for n, (i, r, s) in enumerate(expanded))
 

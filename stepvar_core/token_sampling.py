@@ -95,7 +95,8 @@ def draw_ids(probs_BLV: Tensor, streams: Streams, pass_index: int) -> Tensor:
     total = cdf_BLV[..., -1:]
     # strictly below the total, so that rounding never lands on a filtered id behind the last possible one
     target = torch.minimum(u_BL1 * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf_BLV, target, right=True).squeeze(-1)
+    # no id lies behind the last one, not even where the probabilities are no numbers and nothing is found
+    return torch.searchsorted(cdf_BLV, target, right=True).squeeze(-1).clamp_(max=probs_BLV.shape[-1] - 1)
 
 
 def bit_odds(logits_BLX: Tensor, top_p: float) -> Tensor:

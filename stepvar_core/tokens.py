@@ -6,14 +6,20 @@ blocks. Pruning plans answer the same calls (methods/kept.py), so no model asks 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 
 class DenseTokens:
     """The null token plan: every token runs."""
 
-    added_BN: Tensor | None = None  # bool, False where the pass must add nothing to f_hat
-    scores = None
+    scores: Any = None  # how the choice was made, where one was
+
+    @property
+    def added_BN(self) -> Tensor | None:
+        """Bool, False where the pass must add nothing to f_hat; None = everywhere something."""
+        return None
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
         """The residual stream as block `layer` should see it."""

@@ -1,11 +1,70 @@
-"""What a run did, scale by scale: which tokens were kept, how many ran, how long it took."""
+"""What a run did, scale by scale: which tokens were kept, how many ran, how long it took; live, and afterwards."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .schedule import Pass
+
+
+class Clock:
+    """Seconds between two points of the device's work; with CUDA, events that are read once the loop is over."""
+
+    def __init__(self, device: torch.device):
+        self.is_cuda = device.type == "cuda"
+
+    def mark(self):
+        if not self.is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start, stop) -> float:
+        if not self.is_cuda:
+            return stop - start
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1000
+
+
+@dataclass
+class ScaleStep:
+    """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
+
+    codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
+    f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
+    None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
+    tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
+    now. Reading `seconds` waits for the device.
+    """
+
+    step: Pass
+    codes: Tensor
+    f_hat: Tensor
+    kept: Tensor
+    tokens_run: int
+    passes: int
+    clock: Clock
+    marks: tuple
+    plans: Sequence  # of methods.policy.PassPlan
+    logits: Tensor | None = None
+    soft: Tensor | None = None
+    scores: Any = None  # of methods.selectors.Scores, where they are kept
+    is_forced: bool = False
+
+    @property
+    def index(self) -> int:
+        return self.step.index
+
+    @property
+    def seconds(self) -> float:
+        return self.clock.seconds(*self.marks)
 
 
 @dataclass(frozen=True)
@@ -32,6 +91,25 @@ class ScaleTrace:
     @property
     def is_skipped(self) -> bool:
         return self.tokens_run == 0
+
+
+def trace_of(step: ScaleStep) -> ScaleTrace:
+    grid = step.step.scale.grid
+
+    def mapped(values):
+        return None if values is None else values.view(-1, *grid).float().cpu()
+
+    scores = step.scores
+    return ScaleTrace(
+        size=grid,
+        kept=step.kept.cpu(),
+        tokens_run=step.tokens_run,
+        seconds=step.seconds,
+        is_forced=step.is_forced,
+        structure=mapped(scores and scores.structure),
+        texture=mapped(scores and scores.texture),
+        importance=mapped(scores and scores.importance),
+    )
 
 
 @dataclass(frozen=True)

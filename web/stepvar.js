@@ -38,6 +38,10 @@ const FIRST_HEIGHTS = { StepVARReport: 380, VARCompare: 460 };
 
 app.registerExtension({
   name: "stepvar.nodes",
+  setup() {
+    const suggested = globalThis.LiteGraph?.slot_types_default_out?.VAR_MODEL; // what a dropped wire of our type offers
+    if (Array.isArray(suggested)) suggested.sort((a, b) => Number(b === "VARSampler") - Number(a === "VARSampler"));
+  },
   nodeCreated(node) {
     for (const attach of ATTACHMENTS[node.comfyClass] ?? []) {
       try {

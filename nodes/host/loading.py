@@ -15,7 +15,7 @@ import folder_paths
 import torch
 
 from ...stepvar_core.checkpoints import SAFETENSORS, read_checkpoint, stamp
-from ...stepvar_core.errors import CheckpointMismatch
+from ...stepvar_core.errors import CheckpointMismatch, StepVARError
 from ...stepvar_core.families import Family
 from ...stepvar_core.families.registry import CODECS, MODELS, build, detect, family_of, transformer_path
 from .vae import HostVAE
@@ -54,7 +54,7 @@ def register_folder() -> None:
 
 def model_files(*keys: str) -> list[str]:
     """Files of the host's folders, and folders of shards or of a model's parts (written with a trailing slash)."""
-    return list(dict.fromkeys(n for key in keys for n in (*folder_paths.get_filename_list(key), *_shard_folders(key))))
+    return list(dict.fromkeys(name for key in keys for name in (*_files(key), *_shard_folders(key))))
 
 
 def model_names() -> list[str]:
@@ -63,22 +63,35 @@ def model_names() -> list[str]:
 
 
 def vae_names() -> list[str]:
-    names = [n for key in VAE_FOLDERS for n in folder_paths.get_filename_list(key)]
-    return [AUTO, BUNDLED, *dict.fromkeys(names)]
+    return [AUTO, BUNDLED, *dict.fromkeys(name for key in VAE_FOLDERS for name in _files(key))]
+
+
+def _files(key: str) -> list[str]:
+    """What the host lists, without links that lead nowhere and pipes."""
+    roots = folder_paths.get_folder_paths(key)
+    listed = folder_paths.get_filename_list(key)
+    return [name for name in listed if any(os.path.isfile(os.path.join(root, name)) for root in roots)]
 
 
 def _shard_folders(key: str) -> list[str]:
-    found = []
-    for root in folder_paths.get_folder_paths(key):
-        if os.path.isdir(root):
-            found += [
-                entry.name + "/" for entry in os.scandir(root) if entry.is_dir() and _is_model_folder(Path(entry.path))
-            ]
-    return sorted(found)
+    return sorted(
+        f"{path.name}/"
+        for root in folder_paths.get_folder_paths(key)
+        for path in _entries(Path(root))
+        if os.path.isdir(path) and _is_model_folder(path)
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it may not be read: one odd folder must not hide all models."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _is_model_folder(path: Path) -> bool:
-    return any(file.suffix in SHARDS for file in path.iterdir()) or transformer_path(path) != path
+    return any(file.suffix in SHARDS for file in _entries(path)) or transformer_path(path) != path
 
 
 def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Path:
@@ -86,12 +99,10 @@ def resolve(name: str, keys: tuple[str, ...], bundled: str | None = None) -> Pat
     if name == BUNDLED and bundled is not None:
         return DEMO / bundled
     for key in keys:
-        if name in _shard_folders(key):
-            return next(
-                Path(root) / name for root in folder_paths.get_folder_paths(key) if (Path(root) / name).is_dir()
-            )
-        if name in folder_paths.get_filename_list(key):
-            return Path(folder_paths.get_full_path_or_raise(key, name))
+        exists = os.path.isdir if name in _shard_folders(key) else os.path.isfile if name in _files(key) else None
+        if exists is not None:
+            paths = (os.path.join(root, name) for root in folder_paths.get_folder_paths(key))
+            return Path(next(path for path in paths if exists(path)))
     raise CheckpointMismatch(
         f"There is no {name} in {' or '.join('models/' + k for k in keys)}.",
         "Put the file there and press R to refresh, or choose another.",
@@ -127,16 +138,24 @@ def _dtypes(checkpoint, weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
 
 
 def outline(name: str, weight_dtype: str):
-    """The transformer of a listed name on the meta device: sizes, schedules and costs, but no weights."""
+    """The transformer of a listed name on the meta device: sizes, schedules and costs, but no weights. Raises
+    StepVARError as loading it would."""
     path = resolve(name, MODEL_FOLDERS, "demo_var.safetensors")
-    return _outline(path, stamp(path), weight_dtype)
+    found = _outline(path, stamp(path), weight_dtype)
+    if isinstance(found, StepVARError):
+        raise type(found)(found.problem, found.remedy)
+    return found
 
 
 @lru_cache(maxsize=16)
 def _outline(path: Path, _stamp: tuple, weight_dtype: str):
-    checkpoint = read_checkpoint(transformer_path(path), shapes_only=True)
-    stored, compute = _dtypes(checkpoint, weight_dtype)
-    model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
+    """The model, or why there is none: a file that was refused is not read again until it changes."""
+    try:
+        checkpoint = read_checkpoint(transformer_path(path), shapes_only=True)
+        stored, compute = _dtypes(checkpoint, weight_dtype)
+        model = build(detect(checkpoint, MODELS, "a next-scale transformer"), checkpoint, dtype=stored, device="meta")
+    except StepVARError as error:
+        return type(error)(error.problem, error.remedy)  # a new one: the old one holds its frames, and they the file
     model.compute_dtype = compute
     return model
 
@@ -179,8 +198,8 @@ def _public_codec(model, model_name: str) -> str:
     if model_name == BUNDLED:
         return BUNDLED
     family, listed = family_of(model), {}
-    for name in sorted({name for key in VAE_FOLDERS for name in folder_paths.get_filename_list(key)}):
-        listed.setdefault(os.path.splitext(os.path.basename(name))[0], name)
+    for name in sorted({name for key in VAE_FOLDERS for name in _files(key)}):
+        listed.setdefault(_known_as(name), name)
     wanted = family.vae_names(model.config)
     found = next((listed[stem] for stem in wanted if stem in listed), None)
     if found is None:
@@ -191,6 +210,12 @@ def _public_codec(model, model_name: str) -> str:
     return found
 
 
+def _known_as(name: str) -> str:
+    """What a listed file is called: a hub's model.safetensors goes by its folder's name."""
+    path = Path(name)
+    return path.parent.name if path.stem == "model" and path.parent.name else path.stem
+
+
 def _where_to_get(family: Family, wanted: tuple[str, ...]) -> str:
     if family.parts is not None:
         transformer, codec = family.parts
@@ -199,7 +224,7 @@ def _where_to_get(family: Family, wanted: tuple[str, ...]) -> str:
             f"the {codec}'s file by hand."
         )
     if wanted:
-        return f"Download {wanted[-1]}.pth into models/vae, or choose the file by hand."
+        return f"Download {wanted[-1]} into models/vae, or choose the file by hand."
     return "Choose the file by hand."
 
 

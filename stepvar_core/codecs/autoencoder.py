@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+MOST_LEVELS = 8  # of resolution, and of residual blocks in each: what a checkpoint is believed
 
 
 class ResBlock(nn.Module):

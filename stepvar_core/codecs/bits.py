@@ -132,10 +132,12 @@ class BitwiseQuantizer(Quantizer):
                 f"The feature map is {tuple(f_BCHW.shape[1:])}; this schedule needs {wanted}.",
                 "Resize the picture to the schedule's size, or choose the schedule of this model.",
             )
-        residual, codes = f_BCHW.float().clone(), []
+        codes: list[Tensor] = []
+        residual: Tensor = f_BCHW.float().clone()
         for step in schedule.passes:
             size = self.cells(step.scale)
-            z_BChw = residual if size == wanted[1:] else F.interpolate(residual, size=size, mode="area")
-            codes.append(rearrange(self.patchify(z_BChw) > 0, "b d h w -> b (h w) d").to(torch.uint8))
-            residual -= self.contribution(self.lookup(codes[-1], step.scale), step, schedule)
+            z_BChw = residual if size == residual.shape[-2:] else F.interpolate(residual, size=size, mode="area")
+            bits_BLD = rearrange(self.patchify(z_BChw).gt(0), "b d h w -> b (h w) d").to(torch.uint8)
+            codes.append(bits_BLD)
+            residual -= self.contribution(self.lookup(bits_BLD, step.scale), step, schedule)
         return codes

@@ -16,7 +16,10 @@ class Quantizer:
     """
 
     nothing: int
-    code_format: str
+
+    @property
+    def code_format(self) -> str:
+        raise NotImplementedError
 
     # codes -----------------------------------------------------------------------------------
 
@@ -56,6 +59,10 @@ class Quantizer:
 
     def lookup(self, codes: Tensor, scale: Scale) -> Tensor:
         """Features of codes, zeros where nothing is added."""
+        raise NotImplementedError
+
+    def expected(self, probs_BLV: Tensor, scale: Scale) -> Tensor:
+        """Features of a mixture of codes, for smoothed sampling."""
         raise NotImplementedError
 
     def contribution(

@@ -7,13 +7,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..schedule import ScaleSchedule
-from .autoencoder import Decoder, Encoder
+from .autoencoder import MOST_LEVELS, Decoder, Encoder
 from .codec import Codec
 from .multiscale import MultiScaleQuantizer
 
@@ -96,10 +97,13 @@ def is_vqvae(checkpoint: Checkpoint, said: Callable) -> bool:
 def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     """Sizes of a VQVAE under its own key names; said(key, default) is a setting by name, see checkpoints.settings."""
     vocab_size, dim = checkpoint.shape("quantize.embedding.weight")
-    sizes = dict(
+    blend = float(said("quant_resi", 0.5))
+    if not 0 <= blend <= 1:
+        raise ValueError(f"quant_resi is {blend}")
+    sizes: dict[str, Any] = dict(
         z_channels=dim,
         vocab_size=vocab_size,
-        quant_resi=float(said("quant_resi", 0.5)),
+        quant_resi=blend,
         share_quant_resi=checkpoint.count(r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
         norm_groups=int(said("norm_groups", 32)),
         has_encoder="encoder.conv_in.weight" in checkpoint.tensors,
@@ -108,15 +112,15 @@ def configure_vqvae(checkpoint: Checkpoint, said: Callable) -> VQVAEConfig:
     if said("patch_nums", None):
         sizes["patch_nums"] = tuple(int(p) for p in said("patch_nums", ()))
     if sizes["has_encoder"]:
-        levels = checkpoint.count(r"encoder\.down\.(\d+)\.")
+        levels = checkpoint.count(r"encoder\.down\.(\d+)\.", MOST_LEVELS)
         ch = checkpoint.shape("encoder.conv_in.weight")[0]
         widths = [checkpoint.shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-        blocks = checkpoint.count(r"encoder\.down\.0\.block\.(\d+)\.")
+        blocks = checkpoint.count(r"encoder\.down\.0\.block\.(\d+)\.", MOST_LEVELS)
     elif sizes["has_decoder"]:
-        levels = checkpoint.count(r"decoder\.up\.(\d+)\.")
+        levels = checkpoint.count(r"decoder\.up\.(\d+)\.", MOST_LEVELS)
         widths = [checkpoint.shape(f"decoder.up.{i}.block.0.conv1.weight")[0] for i in range(levels)]
         ch = math.gcd(*widths)  # every level is a multiple of it
-        blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.") - 1
+        blocks = checkpoint.count(r"decoder\.up\.0\.block\.(\d+)\.", MOST_LEVELS) - 1
     else:
         return VQVAEConfig(**sizes)
     return VQVAEConfig(ch=ch, ch_mult=tuple(w // ch for w in widths), num_res_blocks=blocks, **sizes)

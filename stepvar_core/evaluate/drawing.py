@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..door import sample
 from ..families.registry import family_of, load_model, load_vae
 from ..labels import class_names, parse_labels
 from ..methods import accelerator
+from ..methods.policy import Policy
 from ..methods.presets import Preset
 from ..methods.stepvar import StepVAR
 from .prompts import LAYOUTS, Prompt
@@ -71,7 +73,7 @@ class Drawer:
         self.model = load_model(plan.model, device=plan.device, dtype=dtype)
         self.vae = load_vae(plan.vae, device=plan.device)
         self.schedule = self.model.schedule(plan.aspect_ratio, plan.size)
-        self.policy = (
+        self.policy: Policy = (
             accelerator(plan.method, **plan.pruning) if plan.method else StepVAR(**{"ratios": (), **plan.pruning})
         )
         if plan.preset:
@@ -146,10 +148,11 @@ class Drawer:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list]:
         """A batch of Ray Data: prompts as columns in, timings out."""
         names = list(Prompt.__dataclass_fields__)
-        prompts = [
-            Prompt(**{name: int(rows[name][i]) if name == "index" else str(rows[name][i]) for name in names})
+        columns: list[dict[str, Any]] = [
+            {name: int(rows[name][i]) if name == "index" else str(rows[name][i]) for name in names}
             for i in range(len(rows["id"]))
         ]
+        prompts = [Prompt(**column) for column in columns]
         return {"records": [json.dumps(record) for record in self.draw(prompts)]}
 
 

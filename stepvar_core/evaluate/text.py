@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -69,7 +70,8 @@ class TextEncoder:
                 "pip install transformers sentencepiece, or give --features FILE.",
             ) from error
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True).to(device).requires_grad_(False)
+        encoder: Any = T5EncoderModel.from_pretrained(folder, local_files_only=True)
+        self.encoder = encoder.to(device).requires_grad_(False)
         self.device = device
 
     @torch.inference_mode()

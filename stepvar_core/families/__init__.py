@@ -3,8 +3,9 @@
 from .family import Family
 from .hart.family import FAMILY as HART
 from .infinity.family import FAMILY as INFINITY
+from .switti.family import FAMILY as SWITTI
 from .var.family import FAMILY as VAR
 
-FAMILIES: tuple[Family, ...] = (VAR, INFINITY, HART)
+FAMILIES: tuple[Family, ...] = (VAR, INFINITY, HART, SWITTI)
 
 __all__ = ["FAMILIES", "Family"]

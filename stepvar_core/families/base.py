@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..errors import ConditionMismatch, OptionError
 from ..guidance import PassSettings, combine
 from ..schedule import Pass, ScaleSchedule
 from .family import NoOptions
+from .layers import place_blocks
 
 TEXT_TOKENS = 50  # a prompt of two sentences: what costs are quoted for
 
@@ -235,3 +237,33 @@ class NextScaleModel(nn.Module):
     def cost(self, text_tokens: int = TEXT_TOKENS) -> Cost:
         """text_tokens: length of the prompt, for families that read one."""
         raise NotImplementedError
+
+
+class HalfBlocksModel(NextScaleModel):
+    """A model of which hosts cast the linears of its `blocks` alone: stream, norms and all around them stay float32.
+
+    Its run has a `table` of positions, made by `embed` for the tokens of the pass.
+    """
+
+    blocks: Any  # of nn.Module
+
+    def place(self, device, dtype: torch.dtype):
+        """Casts the blocks' linears alone, as upstream does."""
+        place_blocks(self, self.blocks, device, dtype)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the blocks' linears and the cache; the residual stream is float32."""
+        linear = next(module for module in self.blocks[0].modules() if isinstance(module, nn.Linear))
+        return self.compute_dtype or linear.weight.dtype
+
+    def embed_together(
+        self, run, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
+    ) -> Tensor:
+        streams, tables = [], []
+        for f_BCHW, step in zip(features, steps):
+            streams.append(self.embed(run, f_BCHW, step, schedule))
+            tables.append(run.table)
+        run.table = torch.cat(tables, dim=1)
+        return torch.cat(streams, dim=1)

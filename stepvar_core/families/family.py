@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
-
-from torch import nn
+from typing import Any, cast
 
 from ..checkpoints import Checkpoint
 from ..errors import OptionError
@@ -22,9 +20,10 @@ class NoOptions:
     guidance_layers: where guidance is applied: 0 on the logits, -n on the hidden states after block depth - n.
     """
 
-    smooth: ClassVar[bool] = False
-    smooth_from: ClassVar[int] = 0
-    guidance_layers: ClassVar[int | Sequence[int]] = (0,)
+    # without annotations: the loop reads these, but they are no switches of this class
+    smooth = False
+    smooth_from = 0
+    guidance_layers = cast("int | Sequence[int]", (0,))
 
     @classmethod
     def read(cls, options: dict | None) -> NoOptions:
@@ -51,7 +50,15 @@ def check_switch(name: str, value) -> None:
 
 
 # said(key, default): a setting of a checkpoint by name, from whoever says it first; see checkpoints.settings
-Said = Callable[..., object]
+Said = Callable[..., Any]
+
+
+def norm_eps(said: Said, official: float = 1e-6) -> float:
+    """The epsilon of a model's norms. Raises ValueError for one that leaves no number standing."""
+    eps = float(said("norm_eps", official))
+    if not 0 <= eps <= 1:
+        raise ValueError(f"norm_eps is {eps}")
+    return eps
 
 
 def holds(*keys: str) -> Callable[[Checkpoint, Said], bool]:
@@ -70,7 +77,7 @@ class Files:
     """
 
     what: str
-    module: type[nn.Module]
+    module: Any  # a class of nn.Module
     detect: Callable[[Checkpoint, Said], bool]
     configure: Callable[[Checkpoint, Said], object]
     legacy: tuple[str, ...] = ()
@@ -119,7 +126,7 @@ class Family:
     transformer: Files
     codecs: tuple[Files, ...]
     reads: Labels | Prompt
-    vae_names: Callable[[object], tuple[str, ...]] = unnamed
+    vae_names: Callable[[Any], tuple[str, ...]] = unnamed
     parts: tuple[str, str] | None = None
     variants: tuple[str, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 MAX_LOG_SCALE = math.log(100)  # upstream clamps the learned attention temperature here
 
 
-def on(parameter: Tensor, x: Tensor) -> Tensor:
+def on(parameter: Any, x: Tensor) -> Tensor:
     """A parameter owned by a container, where x lives and in its dtype: hosts that stream weights leave these
     behind."""
     return parameter.to(device=x.device, dtype=x.dtype)
@@ -105,3 +106,16 @@ def split_heads(x_RLC: Tensor, heads: int) -> Tensor:
 def merge_heads(x_RHLD: Tensor) -> Tensor:
     """(rows, heads, L, dim) -> (rows, L, heads * dim)."""
     return x_RHLD.transpose(1, 2).flatten(2)
+
+
+def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
+    """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance
+    half's."""
+    if len(table_RLX) not in (1, len(x_RL2HD)):
+        table_RLX = table_RLX.repeat(len(x_RL2HD) // len(table_RLX), 1, 1)
+
+    def pairs(y: Tensor) -> Tensor:
+        return torch.view_as_complex(y.unflatten(-1, (-1, 2)))
+
+    # a product of complex numbers: one pass over memory where the four real products take ten
+    return torch.view_as_real(pairs(x_RL2HD) * pairs(table_RLX)[:, :, None, None]).flatten(-2)

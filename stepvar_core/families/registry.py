@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ def detect(checkpoint: Checkpoint, kinds: Sequence[Files], wanted: str, config: 
 def transformer_path(path) -> Path:
     """The transformer's folder of a model that comes in parts, from the folder of them all; else `path` itself."""
     folders = [Path(path) / family.parts[0] for family in FAMILIES if family.parts]
-    return next((folder for folder in folders if folder.is_dir()), Path(path))
+    return next((folder for folder in folders if os.path.isdir(folder)), Path(path))
 
 
 def codec_path(path) -> Path:
@@ -54,7 +56,7 @@ def codec_path(path) -> Path:
     path, folders = Path(path), []
     for transformer, codec in (family.parts for family in FAMILIES if family.parts):
         folders += [path / codec] + ([path.parent / codec] if path.name == transformer else [])
-    return next((folder for folder in folders if folder.is_dir()), path)
+    return next((folder for folder in folders if os.path.isdir(folder)), path)
 
 
 def _first_line(error: Exception) -> str:
@@ -63,7 +65,7 @@ def _first_line(error: Exception) -> str:
 
 def build(
     files: Files, checkpoint: Checkpoint, *, ops=nn, dtype=torch.float32, device="cpu", config: dict | None = None
-) -> nn.Module:
+) -> Any:
     """The module of this kind of file with the checkpoint's weights, in `dtype` on `device`, ready for inference.
 
     config: settings by name that win over the file's own; unknown names are ignored. Raises CheckpointMismatch.

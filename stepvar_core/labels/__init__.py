@@ -23,15 +23,22 @@ def class_names(config) -> tuple[str, ...]:
 
 
 def parse_labels(text: str, names: Sequence[str], num_classes: int) -> list[int]:
-    """Class ids of a label text: names or indices, `;` between several, -1 for no class. Case and spaces do not matter,
-    and the first words of one name are enough.
+    """Class ids of a label text: names or indices, `;` or `,` between several, -1 for no class. Case and spaces do not
+    matter, and the first words of one name are enough.
 
     Raises ConditionMismatch with the nearest names for one that is unknown, and for an empty text.
     """
-    ids = [_one(part, names, num_classes) for part in text.split(";") if part.strip()]
+    ids = [_one(part, names, num_classes) for part in _parts(text, names)]
     if not ids:
         raise ConditionMismatch("The label is empty.", "Write a class name or its number, several separated by ';'.")
     return ids
+
+
+def _parts(text: str, names: Sequence[str]) -> list[str]:
+    """The labels in a text. A comma separates too, but not within a name that holds one."""
+    known = {_plain(alias) for name in names for alias in name.split(";")}
+    wholes = [part for part in text.split(";") if part.strip()]
+    return [p for part in wholes for p in ([part] if _plain(part) in known else part.split(",")) if p.strip()]
 
 
 def _one(text: str, names: Sequence[str], num_classes: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
@@ -38,7 +39,7 @@ class Option:
     def is_whole(self) -> bool:
         return self.default is None or isinstance(self.default, int)
 
-    def checked(self, value, method: str = ""):
+    def checked(self, value: Any, method: str = "") -> Any:
         """The value as the method reads it. Raises OptionError for one that is not allowed."""
         if value is None and self.default is None:
             return None
@@ -53,7 +54,8 @@ class Option:
             raise OptionError(problem, f"Use {said} from {self.low:g} to {self.high:g}.")
         if PUBLISHED < value < 0:
             raise OptionError(problem, f"Use {PUBLISHED:g} for the published number, or one from 0 to {self.high:g}.")
-        return int(value) if self.is_whole else float(value)
+        number: Any = value
+        return int(number) if self.is_whole else float(number)
 
 
 @dataclass(frozen=True)

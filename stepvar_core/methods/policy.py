@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import StepVARError
 from ..schedule import Pass, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-
-if TYPE_CHECKING:
-    from ..sampler import ScaleStep
+from ..trace import ScaleStep
 
 HALVES = ("both", "conditional", "unconditional")
 
@@ -40,7 +38,7 @@ class About:
     family: str = ""
     sublayers: int = 2
     itemsize: int = 4
-    device: object = None
+    device: Any = None
     noise: Callable | None = None
 
     @classmethod
@@ -67,8 +65,10 @@ class PassPlan:
 
     tokens: of the grid. kept: how many run in each block, all 0 where the pass is skipped. head: how many the head
     answers for. halves: one of HALVES; a half that a pass leaves out stays out, since later ones would miss its keys.
-    stored: keys that later passes may read, per block; None = those of `kept`.
-    remembers: bytes a row that the method holds of the pass.
+    remembers: bytes a row that the method holds of the pass. stored: keys that later passes may read, per block; None =
+    those of `kept`.
+
+    TODO: memory reads `stored` once a method sets it; until then leave it None.
     """
 
     tokens: int

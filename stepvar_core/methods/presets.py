@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import OptionError
 from ..schedule import ScaleSchedule
@@ -29,7 +30,7 @@ PRESETS: dict[str, tuple[float, ...]] = {
 }
 
 # what a preset sets beside its ratios, by names of StepVAR; every other setting stays as it is
-PRESET_SETTINGS: dict[str, dict[str, object]] = {"Best quality": {"selector": "update", "fill": "zero"}}
+PRESET_SETTINGS: dict[str, dict[str, Any]] = {"Best quality": {"selector": "update", "fill": "zero"}}
 
 
 def preset_ratios(name: str, skips: int, schedule: ScaleSchedule, full_length: int) -> tuple[float, ...]:
@@ -54,7 +55,7 @@ class Preset(Unsettled):
     """A preset by name. own: StepVAR's other settings, which it leaves as they are."""
 
     name: str
-    own: StepVAR = StepVAR(())
+    own: Any = StepVAR(())
 
     def describe(self) -> str:
         return self.name

@@ -182,7 +182,7 @@ def update_turn(before: Tensor, after: Tensor, scale: Scale) -> Tensor:
         F.interpolate(f.float() if f.ndim == 5 else f.float().unsqueeze(2), size=scale.grid, mode="area")
         for f in (before, after)
     ]
-    return 1 - F.cosine_similarity(*grids, dim=1).flatten(1)
+    return 1 - F.cosine_similarity(grids[0], grids[1], dim=1).flatten(1)
 
 
 def update_energy(change: Tensor, scale: Scale) -> Tensor:

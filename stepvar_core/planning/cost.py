@@ -198,6 +198,8 @@ def terms(model, schedule: ScaleSchedule, text_tokens: int = TEXT_TOKENS) -> dic
 
 def as_ranges(indices: Sequence[int]) -> list[list[int]]:
     """Ascending numbers as runs of neighbours, [first, behind the last]."""
+    if isinstance(indices, range) and indices.step == 1:
+        return [[indices.start, indices.stop]] if indices else []
     ranges: list[list[int]] = []
     for index in indices:
         if ranges and ranges[-1][1] == index:

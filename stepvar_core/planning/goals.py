@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -117,9 +118,10 @@ class Table:
 
 def read_tables(path: Path = TABLES) -> list[Table]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        Table(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in content["tables"]
+    tables: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()} for entry in content["tables"]
     ]
+    return [Table(**table) for table in tables]
 
 
 def find_table(model, schedule: ScaleSchedule, policy: StepVAR, tables: Sequence[Table] | None = None) -> Table:
@@ -168,7 +170,7 @@ class Goal(Policy):
     `plan` answers for no pruning, so that memory and cache suffice for any choice.
     """
 
-    own: StepVAR
+    own: Any
 
     def resolve(self, model, schedule: ScaleSchedule) -> Goal:
         return replace(self, own=self.own.resolve(model, schedule))
@@ -206,8 +208,8 @@ class QualityGoal(Goal):
 
     def resolve(self, model, schedule: ScaleSchedule) -> QualityGoal:
         check_goal(QUALITY, self.ssim)
-        settled = super().resolve(model, schedule)
-        return replace(settled, table=self.table or find_table(model, schedule, settled.own))
+        own = self.own.resolve(model, schedule)
+        return replace(self, own=own, table=self.table or find_table(model, schedule, own))
 
     def begin(self, about: About, plans: Sequence[PassPlan]) -> QualityRun:
         return QualityRun(self, about, plans)
@@ -300,8 +302,7 @@ class Timings:
         x = np.array([(1.0, p[0], p[1]) for p in passes])
         y, size = np.array([p[2] for p in passes]), np.abs(x).max(0)
         found = []
-        for used in chain.from_iterable(combinations(range(3), n) for n in (1, 2, 3)):
-            used = list(used)
+        for used in map(list, chain.from_iterable(combinations(range(3), n) for n in (1, 2, 3))):
             answer = np.linalg.lstsq(x[:, used] / size[used], y, rcond=None)[0]
             if (answer >= 0).all():
                 terms = np.zeros(3)

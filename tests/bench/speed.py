@@ -3,6 +3,7 @@
     python -m tests.bench.speed                       # VAR-d16 at 256 px, all threads of this machine
     python -m tests.bench.speed --threads 1 --runs 5  # CPU time of one thread, repeatable on a shared machine
     python -m tests.bench.speed --family infinity     # Infinity: see infinity.py; --device cuda for its full sizes
+    python -m tests.bench.speed --family switti       # Switti: see switti.py
 
 Random weights cost what trained ones cost. Dense and pruned runs alternate, so that a busy minute hits both; medians
 after a warm-up. It prints a markdown report, and checks three claims: the measured speed-up reaches at least 85 % of
@@ -24,7 +25,7 @@ from stepvar_core.families.var.model import VAR, VARConfig
 from stepvar_core.methods.policy import About
 from stepvar_core.trace import pack_mask
 
-from . import infinity
+from . import infinity, switti
 from .measure import hardware, timed, verdict
 
 EDGES = {256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
@@ -79,8 +80,10 @@ def selection_seconds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--family", default="var", choices=("var", "infinity"))
-    parser.add_argument("--tiny", action="store_true", help="with --family infinity: toy sizes, to see it run")
+    parser.add_argument("--family", default="var", choices=("var", "infinity", "switti"))
+    parser.add_argument(
+        "--tiny", action="store_true", help="with --family infinity or switti: toy sizes, to see it run"
+    )
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=256, choices=sorted(EDGES))
     parser.add_argument(
@@ -95,6 +98,9 @@ def main() -> None:
     a = parser.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
+    if a.family == "switti":
+        switti.report(a.device, a.runs, a.tiny)
+        return
     if a.family == "infinity":
         for size in infinity.sizes(a.device, a.tiny):
             infinity.report(size, a.device, a.runs)

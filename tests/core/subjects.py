@@ -9,12 +9,21 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_type_hints
 
 import pytest
 import torch
-from tiny_models import SCHEDULE, hart_prompts, prompts, tiny_hart_pair, tiny_infinity, tiny_pair
+from tiny_models import (
+    SCHEDULE,
+    hart_prompts,
+    prompts,
+    switti_prompts,
+    tiny_hart_pair,
+    tiny_infinity,
+    tiny_pair,
+    tiny_switti_pair,
+)
 
 import stepvar_core as sv
 from stepvar_core import methods
@@ -110,9 +119,10 @@ class Subject:
 
     pictures(numbers) -> the condition of those pictures, 0 and 1, whatever else is in the batch. negatives likewise,
     for a family that has none of its own. settings: of sample. policies: those it runs, None = all, by name; a variant
-    runs few. far: the most two latents may differ that rounding alone tells apart. draws: requests of random numbers a
-    pass makes, greedy and else; draws_last: further ones of the last scale. once: names of parts that run once for an
-    image, a regular expression. exact: whether the cost model counts every product. text_tokens: of the longest prompt.
+    runs few. far: the most two latents may differ that rounding alone tells apart. draws_last: requests of random
+    numbers that the last scale makes beside those of every pass. once: names of parts that run once for an image, a
+    regular expression. alike(batch): arguments of a run whose prompts have text_tokens each, where lengths differ
+    otherwise. flops_within: how near the cost model comes.
     """
 
     name: str
@@ -123,10 +133,10 @@ class Subject:
     settings: dict = field(default_factory=dict)
     policies: tuple[str, ...] | None = FEW
     far: float = 1e-4
-    draws: tuple[int, int] = (0, 1)
     draws_last: int = 0
     once: str = ""
     text_tokens: int = 1
+    alike: Callable | None = None
     flops_within: float = 0.0
 
     def __repr__(self) -> str:
@@ -167,9 +177,9 @@ class Subject:
         negative = self.negatives(which) if self.negatives else None
         return {"seed": 3, "rows": which, "negative": negative, **self.settings, **given}
 
-    def run(self, pruning=None, which: Sequence[int] = (0, 1), **given) -> sv.Result:
+    def run(self, pruning=None, which: Sequence[int] = (0, 1), condition=None, **given) -> sv.Result:
         """Of pictures 0 and 1 unless told otherwise; a picture's row is its number."""
-        condition = self.pictures(which)
+        condition = self.pictures(which) if condition is None else condition
         return sv.sample(self.model, self.vae, condition, **self.arguments(which, pruning=pruning, **given))
 
     def job(self, pruning=None, which: Sequence[int] = (0, 1), **given) -> Job:
@@ -202,6 +212,10 @@ class Subject:
         except sv.ScheduleMismatch:
             return False
         return True
+
+    def apart(self):
+        """The same with a model and a VAE of its own, to be broken."""
+        return replace(self, model=copy.deepcopy(self.model), vae=copy.deepcopy(self.vae))
 
     @functools.cached_property
     def without_numbers(self):
@@ -295,7 +309,8 @@ def infinity(name: str, patch: int = 1, **changes) -> Subject:
         lambda which: type(both)(tuple(both.texts[n] for n in which)),
         settings={"schedule": SCHEDULE, "cfg": 2.0, "temperature": 4.0, **changes.pop("settings", {})},
         once=r"text_.*|shared_ada_lin|head_nm\.ada_lin|.*\bada_lin|.*\bca\.mat_kv",
-        text_tokens=9,
+        text_tokens=4,
+        alike=lambda batch: {"condition": prompts(model, *[4] * batch)},
         flops_within=0.01,  # the pooled text's few products are rounded there
         **changes,
     )
@@ -312,7 +327,32 @@ def hart(name: str, modulation: str = "none", sizes: dict | None = None, **chang
         settings={"schedule": SCHEDULE, "cfg": 2.0, "top_k": 12, **changes.pop("settings", {})},
         once=r"context_.*|shared_ada_lin|head_nm\.ada_lin|.*\bada_lin|.*lvl_embed\.mlp|diffloss\.net\.time_embed.*",
         far=5e-2,  # the first step of the residual's diffusion multiplies by 20291
-        **{"draws": (0, 2), "draws_last": 5, **changes},  # codes and their mix; the residual's start and four steps
+        **{"draws_last": 5, **changes},  # the residual's start and four steps
+    )
+
+
+def switti(name: str, is_causal: bool = False, **changes) -> Subject:
+    model, vae = models(tiny_switti_pair, is_causal=is_causal)
+    both, negative = switti_prompts(model, 4, 9), switti_prompts(model, 2, 2, seed=8)
+
+    def some(of, which):
+        return type(of)(tuple(of.texts[n] for n in which), of.pooled_BC[list(which)])
+
+    def alike(batch):
+        lengths = [4] * batch
+        return {"condition": switti_prompts(model, *lengths), "negative": switti_prompts(model, *lengths, seed=8)}
+
+    return Subject(
+        name,
+        model,
+        vae,
+        lambda which: some(both, which),
+        lambda which: some(negative, which),
+        settings={"schedule": SCHEDULE, "cfg": 2.0, "top_k": 12, **changes.pop("settings", {})},
+        once=r"text_.*|crop_.*|shared_ada_lin|head_nm\.ada_lin|.*\bada_lin|.*\bto_kv",
+        text_tokens=4,
+        alike=alike,
+        **changes,
     )
 
 
@@ -320,9 +360,7 @@ def hart(name: str, modulation: str = "none", sizes: dict | None = None, **chang
 MAKERS: dict[str, Callable[[str], Subject]] = {
     "var": functools.partial(var, policies=None),
     "var-shared": functools.partial(var, shared_aln=True),
-    "var-smooth": functools.partial(
-        var, settings={"options": {"smooth": True}}, draws=(0, 2), policies=KINDS, far=5e-4
-    ),
+    "var-smooth": functools.partial(var, settings={"options": {"smooth": True}}, policies=KINDS, far=5e-4),
     "infinity": functools.partial(infinity, policies=None),
     "infinity-patched": functools.partial(infinity, patch=2, policies=(OFF, *FILLED, "fastvar")),
     "infinity-long": functools.partial(infinity, settings={"schedule": LONG}, policies=tuple(METHODS)),
@@ -335,15 +373,20 @@ MAKERS: dict[str, Callable[[str], Subject]] = {
         sizes={"attn_l2_norm": True, "has_sinusoid_levels": False, "has_context_norm": False, "pooling": "avg"},
     ),
     "hart-shared": functools.partial(hart, modulation="shared", policies=(OFF, *FILLED, "fastvar")),
-    "hart-hard": functools.partial(hart, settings={"options": {"smooth": False}}, draws=(0, 1)),
+    "hart-hard": functools.partial(hart, settings={"options": {"smooth": False}}),
     "hart-mixed": functools.partial(hart, settings={"options": {"residual": False}}, draws_last=0),
     "hart-codes": functools.partial(
-        hart, settings={"options": {"smooth": False, "residual": False}}, draws=(0, 1), draws_last=0, policies=FEW[:2]
+        hart, settings={"options": {"smooth": False, "residual": False}}, draws_last=0, policies=FEW[:2]
     ),
     "hart-maskgit": functools.partial(
         hart,
         settings={"options": {"maskgit_steps": 3}},
-        policies=(OFF, *EARLIER),  # the last scale in several steps is dense
+        policies=(OFF, *EARLIER, "quality"),  # the last scale in several steps is dense
+    ),
+    "switti": functools.partial(switti, policies=None),
+    "switti-causal": functools.partial(switti, is_causal=True, policies=(OFF, *FILLED, "fastvar")),
+    "switti-hard": functools.partial(
+        switti, settings={"options": {"smooth": False, "guidance_off_from": 4, "last_temperature": 1.0}}
     ),
 }
 

@@ -9,7 +9,15 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from tiny_models import hart_prompts, prompts, tiny_hart_pair, tiny_infinity, tiny_pair
+from tiny_models import (
+    hart_prompts,
+    prompts,
+    switti_prompts,
+    tiny_hart_pair,
+    tiny_infinity,
+    tiny_pair,
+    tiny_switti_pair,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -41,8 +49,15 @@ class OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def negative_of(model, condition):
+    """For the family that has none of its own."""
+    return condition if model.family == "switti" else None
+
+
 def run_without_numbers(model, vae, condition, **arguments) -> list:
-    job = prepare(model, vae, condition, schedule=SCHEDULE, keep_scores=True, **arguments)
+    job = prepare(
+        model, vae, condition, schedule=SCHEDULE, negative=negative_of(model, condition), keep_scores=True, **arguments
+    )
     quantizer = copy.deepcopy(job.quantizer)
     quantizer = quantizer.to(META) if isinstance(quantizer, torch.nn.Module) else quantizer
     given = {name: [t if t is None else t.to(META) for t in getattr(job.given, name)] for name in asdict(job.given)}
@@ -64,6 +79,8 @@ def families():
     yield pytest.param(model, vae, model.class_condition([1, 2]), id="var")
     model, vae = tiny_hart_pair()
     yield pytest.param(model, vae, hart_prompts(model, 3, 5), id="hart")
+    model, vae = tiny_switti_pair()
+    yield pytest.param(model, vae, switti_prompts(model, 3, 5), id="switti")
     for patch in (1, 2):
         model = tiny_infinity(patch)
         yield pytest.param(model, None, prompts(model, 3, 5), id=f"infinity-{patch}")
@@ -101,7 +118,7 @@ def test_accelerators_neither(model, vae, condition, method):
 
 @pytest.mark.parametrize(("model", "vae", "condition"), [*families()])
 def test_forced_and_masked_runs_neither(model, vae, condition):
-    codes = sv.sample(model, vae, condition, schedule=SCHEDULE).codes
+    codes = sv.sample(model, vae, condition, schedule=SCHEDULE, negative=negative_of(model, condition)).codes
     mask = torch.zeros(1, 8, 8)
     mask[:, :4] = 1
     for arguments in ({"start_at_scale": 2}, {"mask": mask}):

@@ -21,6 +21,7 @@ from stepvar_core.methods.fills import FILLS
 from stepvar_core.methods.policy import HALVES
 from stepvar_core.methods.presets import PRESETS
 from stepvar_core.methods.stepvar import SCOPES
+from stepvar_core.planning.goals import LADDER, QualityGoal, Table
 from stepvar_core.sampler import scale_steps
 
 BRANCHES = {
@@ -208,7 +209,7 @@ def test_kept_tokens_stand_at_their_own_places(ratios):
     state = model.begin(job.condition, job.negative, job.device, job.options)
     model.embed(state, torch.zeros(2, 8, 2, 3), SCHEDULE.passes[1], SCHEDULE)
     assert (
-        state.rotary_RLX.shape[:2] == (4, 6) and len({row.sum().item() for row in state.rotary_RLX}) == 3
+        state.table.shape[:2] == (4, 6) and len({row.sum().item() for row in state.table}) == 3
     )  # both negatives are alike
 
 
@@ -464,3 +465,15 @@ def test_the_published_size_costs_what_the_reference_says():
     # float32 here, and the last scale leaves no keys
     kv_bytes = sum(s.kv_bytes for s in dense.scales)
     assert kv_bytes == 2 * 2 * c.depth * c.width * 4 * sum(s["tokens"] for s in table["dense"][:-1])
+
+
+def test_a_goal_that_prunes_leaves_a_scale_in_steps_whole(pair):
+    """What may be left out is known only during the run, and a step's positions are no grid: all of them run."""
+    table = Table(
+        "hart", (5, 7), 3, 32, "stepvar", "nearest", tuple(1 - 0.01 * i for i in range(len(LADDER))), 0.5, 0.0
+    )
+    goal = QualityGoal(sv.StepVAR(()), 0.5, table)
+    result = run(pair, options={"maskgit_steps": 3}, pruning=goal)
+    last, before = result.trace.scales[-1], result.trace.scales[-2]
+    assert before.tokens_run < before.tokens  # the goal does prune
+    assert last.tokens_run == last.tokens and last.kept.all() and (result.codes[-1] >= 0).all()

@@ -48,3 +48,9 @@ def test_imagenet_names_are_there_for_the_public_models():
     assert parse_labels("golden retriever; volcano; panda; crane", names, 1000) == [207, 980, 388, 134]
     assert class_names(VARConfig(num_classes=7)) == ()
     assert class_names(VARConfig(num_classes=2, labels=("a", "b"))) == ("a", "b")
+
+
+def test_commas_separate_labels_but_not_a_name_that_holds_one():
+    names = ("panda", "fox", "crane, bird")
+    assert parse_labels("panda, fox", names, 3) == [0, 1]
+    assert parse_labels("Crane, Bird; fox,1", names, 3) == [2, 1, 1]

@@ -4,7 +4,16 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny_models import SCHEDULE, hart_prompts, tiny_hart_pair, tiny_infinity, tiny_vae, tiny_var
+from tiny_models import (
+    SCHEDULE,
+    hart_prompts,
+    switti_prompts,
+    tiny_hart_pair,
+    tiny_infinity,
+    tiny_switti_pair,
+    tiny_vae,
+    tiny_var,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,8 +48,16 @@ def family(name: str, device: str = "cpu"):
     if name == "hart":
         model, vae = (part.to(device) for part in tiny_hart_pair())
         return model, vae, hart_prompts(model, 5)
+    if name == "switti":
+        model, vae = (part.to(device) for part in tiny_switti_pair())
+        return model, vae, switti_prompts(model, 5)
     model = tiny_var().to(device)
     return model, tiny_vae().to(device), model.class_condition([1])
+
+
+def negative_of(name: str, condition):
+    """For the family that has none of its own."""
+    return condition if name == "switti" else None
 
 
 class Operations(TorchDispatchMode):
@@ -76,12 +93,13 @@ class FromPython(TorchFunctionMode):
 
 @pytest.mark.parametrize("is_greedy", [True, False])
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", ["var", "infinity", "hart"])
+@pytest.mark.parametrize("name", ["var", "infinity", "hart", "switti"])
 def test_the_loop_never_waits_for_the_device(name, policy, is_greedy):
     """On the meta device tensors have no values: to read one, to count one or to fetch one raises. What goes the other
     way is the random numbers of the pass, whose transfer from pinned memory nobody waits for, and nothing else."""
     model, vae, condition = family(name, "meta")
-    job = prepare(model, vae, condition, schedule=SCHEDULE, pruning=POLICIES[policy], top_k=int(is_greedy), top_p=0.9)
+    settings = {"negative": negative_of(name, condition), "pruning": POLICIES[policy]}
+    job = prepare(model, vae, condition, schedule=SCHEDULE, top_k=int(is_greedy), top_p=0.9, **settings)
     steps = scale_steps(job)
     next(steps)  # with it goes what is sent once: the condition, masks and the like
     with FromPython() as from_python, Operations() as operations:
@@ -89,17 +107,20 @@ def test_the_loop_never_waits_for_the_device(name, policy, is_greedy):
     expected = 0 if is_greedy else ran
     if name == "hart":  # Gumbel noise for every token drawn, and of the residual the start and four steps
         expected += expected + (0 if policy == "skipped" else 5)
+    if name == "switti" and not is_greedy:  # Gumbel noise of the one scale whose codes are mixed
+        expected += 1
     assert ran >= 2 and len(operations.copies) == expected and from_python.count == 0
 
 
 @pytest.mark.parametrize("policy", ["dense", "sparse"])
-@pytest.mark.parametrize("name", ["var", "infinity", "hart"])
+@pytest.mark.parametrize("name", ["var", "infinity", "hart", "switti"])
 def test_what_is_constant_for_an_image_is_computed_once(name, policy):
     model, vae, condition = family(name)
     calls = Counter()
     for part, module in model.named_modules():
         module.register_forward_hook(lambda module, inputs, out, part=part: calls.update([part]))
-    job = prepare(model, vae, condition, schedule=SCHEDULE, pruning=POLICIES[policy])
+    negative = negative_of(name, condition)
+    job = prepare(model, vae, condition, schedule=SCHEDULE, pruning=POLICIES[policy], negative=negative)
     steps = scale_steps(job)
     next(steps)
     with Operations() as operations:
@@ -111,11 +132,14 @@ def test_what_is_constant_for_an_image_is_computed_once(name, policy):
             ("text_", "shared_ada_lin", "head_nm.ada_lin", "class_emb", "context_", "diffloss.net.time_embed")
         )
         or "ada_lin" in p
-        or p.endswith(("ca.mat_kv", "lvl_embed.mlp"))
+        or p.endswith(("ca.mat_kv", "to_kv", "lvl_embed.mlp"))
+        or p.startswith("crop_")
     ]
     assert len(constant) > 6 and all(calls[p] == 1 for p in constant)
     per_pass = [
-        p for p in calls if p.endswith(("mat_qkv", "qkv_proj", "fc1", "fc2", "gate_proj", "down_proj")) or p == "head"
+        p
+        for p in calls
+        if p.endswith(("mat_qkv", "qkv_proj", "to_qkv", "fc1", "fc2", "gate_proj", "down_proj")) or p == "head"
     ]
     assert len(per_pass) > 6 and all(calls[p] == passes == 4 for p in per_pass)
     # no table of positions, no temperature, no concatenation: neither a bias nor a cache grows

@@ -55,6 +55,10 @@ ALLOWED = {
         "hart-qwen2": "the type this encoder declares",
         "hart_qwen2": "what tokens go by in the host's prompts",
     },
+    "nodes/host/text/clip_pair.py": {
+        "switti-clip": "the type this encoder declares",
+        "switti_clip": "what tokens go by in the host's prompts",
+    },
     "nodes/latents.py": {
         name: "a key of saved LATENT and CONDITIONING" for name in ("var_schedule", "var_codes", "var_labels")
     },

@@ -9,6 +9,7 @@ from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
 from stepvar_core.families.hart.codec import HybridVQVAE
 from stepvar_core.families.hart.model import HART, HARTConfig
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
+from stepvar_core.families.switti.model import Switti, SwittiConfig
 from stepvar_core.families.var.model import VAR, VARConfig
 
 SCHEDULE = sv.ScaleSchedule([(1, 1, 1), (1, 2, 3), (1, 4, 3), (1, 5, 7)])  # 54 tokens, no square among the larger ones
@@ -147,6 +148,43 @@ def prompts(model: Infinity, *lengths: int):
     texts = [torch.randn(length, TEXT_DIM, generator=generator) for length in lengths]
     features_BTC = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=5.0)
     return model.text_condition(features_BTC, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
+
+
+def tiny_switti(seed: int = 31, **sizes) -> Switti:
+    """Three layers, 24 codes; a scale sees itself alone unless sizes say is_causal."""
+    config = SwittiConfig(
+        **{
+            "patch_nums": EDGES,
+            "depth": 3,
+            "width": 32,
+            "heads": 2,
+            "hidden": 48,
+            "vocab_size": 24,
+            "code_dim": 8,
+            "text_dim": TEXT_DIM,
+            "pooled_dim": 6,
+            **sizes,
+        }
+    )
+    model = seeded(Switti(config), seed)
+    for name, gain in model.named_parameters():
+        if "norm" in name and gain.ndim == 1:
+            gain.fill_(1.0)
+    model.head.weight *= 0.3  # undecided: else random models repeat one code
+    return model
+
+
+def tiny_switti_pair(**sizes) -> tuple[Switti, VQVAE]:
+    return tiny_switti(**sizes), tiny_vae()
+
+
+def switti_prompts(model: Switti, *lengths: int, seed: int = 7):
+    """Text condition of random features, one prompt per length, padded with a number that must never count."""
+    generator, c = torch.Generator().manual_seed(seed), model.config
+    texts = [torch.randn(length, c.text_dim, generator=generator) for length in lengths]
+    features_BTC = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=5.0)
+    mask_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    return model.text_condition(features_BTC, mask_BT, torch.randn(len(lengths), c.pooled_dim, generator=generator))
 
 
 def save(module: torch.nn.Module, path, **metadata: str):

@@ -1,6 +1,7 @@
 """Prints, as one JSON list, what runs really hold at most on the second device, and what the estimate says of them.
 
-python peaks.py, in the environment of conftest's second_device. Random weights: memory does not depend on them.
+python peaks.py [family], in the environment of conftest's second_device. Random weights: memory does not depend on
+them.
 """
 
 import json
@@ -17,6 +18,7 @@ from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig  # noqa: E402
 from stepvar_core.families.hart.codec import HybridVQVAE  # noqa: E402
 from stepvar_core.families.hart.model import HART, HARTConfig  # noqa: E402
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig  # noqa: E402
+from stepvar_core.families.switti.model import Switti, SwittiConfig  # noqa: E402
 from stepvar_core.families.var.model import VAR, VARConfig  # noqa: E402
 
 DEVICE = torch.device("npu", 0)
@@ -113,6 +115,19 @@ def pairs(dtype):
         lambda batch: infinity.text_condition(torch.randn(batch, TEXT, 512)),
         infinity.schedule(1.0, "0.25M"),
     )
+    switti = placed(
+        Switti(
+            SwittiConfig(
+                patch_nums=config.patch_nums, depth=2, width=512, heads=8, hidden=1365, text_dim=512, pooled_dim=256
+            )
+        ),
+        dtype,
+    )
+    yield "switti", switti, vae, lambda batch: pooled_text(switti, batch), switti.schedule()
+
+
+def pooled_text(model, batch: int):
+    return model.text_condition(torch.randn(batch, TEXT, 512), torch.ones(batch, TEXT), torch.randn(batch, 256))
 
 
 def measured(model, vae, condition, schedule, policy) -> tuple[int, int, int]:
@@ -120,7 +135,8 @@ def measured(model, vae, condition, schedule, policy) -> tuple[int, int, int]:
     memory, weights = torch_npu.memory, sum(p.numel() * p.element_size() for p in model.parameters())
     before, reads = memory.used(), memory.reads()
     memory.reset_peak()
-    sv.sample(model, vae, condition, schedule=schedule, pruning=policy)
+    negative = condition if model.family == "switti" else None  # it has none of its own
+    sv.sample(model, vae, condition, schedule=schedule, negative=negative, pruning=policy)
     return memory.peak() - before + weights, memory.used() - before, memory.reads() - reads
 
 
@@ -130,6 +146,8 @@ for dtype, cases in (
     (torch.bfloat16, [("dense", 1)]),
 ):
     for family, model, vae, condition, schedule in pairs(dtype):
+        if not family.startswith(sys.argv[1] if len(sys.argv) > 1 else ""):
+            continue
         for name, batch in cases:
             peak, left, reads = measured(model, vae, condition(batch), schedule, POLICIES[name])
             estimate = sv.estimate(model, schedule, POLICIES[name], batch=batch, text_tokens=TEXT)

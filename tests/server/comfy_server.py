@@ -8,6 +8,7 @@ Starting the server and translating workflow files to prompts is launch.py's, so
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import struct
@@ -31,6 +32,14 @@ PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA = 1, 4
 ENDINGS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 
+def obey_permissions() -> None:
+    """Servers that this process starts may read what a user may, where tests run as root: CAP_DAC_OVERRIDE and
+    CAP_DAC_READ_SEARCH leave what programs can be given (prctl(2), PR_CAPBSET_DROP). Linux; elsewhere nothing."""
+    if sys.platform == "linux":
+        for capability in (1, 2):
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
 def start_comfyui(comfyui, tmp_path_factory, *options, environment: dict[str, str] | None = None):
     """Yields a running launch.Server of that ComfyUI and stops it; on the CPU, unless options or another environment
     are given."""
@@ -43,6 +52,7 @@ def start_comfyui(comfyui, tmp_path_factory, *options, environment: dict[str, st
         options=list(options) if options or environment else ["--cpu"],
         environment=environment or {},
     )
+    obey_permissions()
     try:
         yield server.start()
     finally:

@@ -13,6 +13,7 @@ from stepvar_core.codecs.vqvae import VQVAE, VQVAEConfig
 from stepvar_core.families.hart.model import HART, HARTConfig
 from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.vae import BSQVAE, BSQVAEConfig
+from stepvar_core.families.switti.model import PATCH_NUMS, Switti, SwittiConfig
 from stepvar_core.families.var.model import VAR, VARConfig
 
 CODES, CHANNELS = 64, 32
@@ -223,6 +224,82 @@ def write_qwen2(folder: Path, padding_side: str = "left") -> torch.nn.Module:
     return model
 
 
+CLIP_WIDTHS = (8, 24)  # of the small CLIP-L and bigG; together what the small Switti reads
+
+
+def write_switti(folder: Path, size: int = 1024, use_ar: bool = False) -> None:
+    """Switti-1024 as the hub has it, or of another size or kind, with two narrow blocks; buffers included."""
+    config = SwittiConfig(
+        patch_nums=PATCH_NUMS[size],
+        depth=2,
+        width=128,
+        heads=2,
+        hidden=341,
+        vocab_size=CODES,
+        text_dim=sum(CLIP_WIDTHS),
+        pooled_dim=CLIP_WIDTHS[1],
+    )
+    tensors = _random(Switti(config), 43)
+    levels = torch.repeat_interleave(
+        torch.arange(len(config.patch_nums)), torch.tensor([p * p for p in config.patch_nums])
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}
+        | {"lvl_1L": levels[None], "attn_bias_for_masking": torch.zeros(1, 1, 4, 4)},
+        folder / "model.safetensors",
+    )
+    said = {"depth": 2, "rope": True, "rope_theta": 10000, "rope_size": 128, "use_swiglu_ffn": True}
+    (folder / "config.json").write_text(json.dumps(said | {"use_ar": use_ar, "use_crop_cond": True, "reso": size}))
+
+
+def write_switti_vae(folder: Path) -> None:
+    """VQVAE-Switti as the hub has it, with as few and as narrow convolutions as there can be."""
+    tensors = _random(
+        VQVAE(VQVAEConfig(ch=32, ch_mult=(1,) * 5, num_res_blocks=1, z_channels=CHANNELS, vocab_size=CODES)), 44
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}
+        | {"quantize.ema_vocab_hit_SV": torch.zeros(14, CODES)},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(json.dumps({"ch": 32, "vocab_size": CODES, "z_channels": 32, "reso": 1024}))
+
+
+def write_clip(folder: Path, width: int, shard_bytes: str = "5GB") -> torch.nn.Module:
+    """A folder as openai/clip-vit-large-patch14 (narrow) or laion/CLIP-ViT-bigG-14 (wide) has it, with a small CLIP;
+    returns its text half. The vocabulary is CLIP's own."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {
+        "vocab_size": 49408,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "quick_gelu" if width == CLIP_WIDTHS[0] else "gelu",
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "projection_dim": width,
+    }
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+    }
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+    model.train(False).requires_grad_(False)
+    generator = torch.Generator().manual_seed(40 + width)
+    for name, parameter in model.text_model.named_parameters():
+        spread = 1 / math.sqrt(parameter.shape[1]) if parameter.ndim > 1 and "embedding" not in name else 0.5
+        parameter.copy_((torch.randn(parameter.shape, generator=generator) * spread).half().float())
+    model.save_pretrained(folder, max_shard_size=shard_bytes)
+    return model.text_model
+
+
 def write_public_files(models: Path) -> None:
     """Every file the shipped workflows name, where their notes say it goes."""
     for folder in ("var", "vae", "text_encoders"):
@@ -236,3 +313,7 @@ def write_public_files(models: Path) -> None:
     write_t5(models / "text_encoders" / "flan-t5-xl")
     write_hart(models / "var" / "hart-0.7b-1024px")
     write_qwen2(models / "text_encoders" / "Qwen2-VL-1.5B-Instruct")
+    write_switti(models / "var" / "Switti-1024")
+    write_switti_vae(models / "vae" / "VQVAE-Switti")
+    for name, width in zip(("clip-vit-large-patch14", "CLIP-ViT-bigG-14-laion2B-39B-b160k"), CLIP_WIDTHS):
+        write_clip(models / "text_encoders" / name, width)

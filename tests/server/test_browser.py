@@ -45,6 +45,7 @@ def opened(request, frontend):
             f"{{ shown: Object.keys(app.nodeOutputs).length, grown }};",
         },
         {"name": "New nodes", "evaluate": NEW},
+        {"name": "A dropped wire", "evaluate": "return LiteGraph.slot_types_default_out.VAR_MODEL;"},
     ]
     return {result["name"]: result for result in frontend.drive(request.param, jobs)}
 
@@ -86,6 +87,21 @@ def test_the_demo_runs_from_the_editor(opened):
     assert result["value"]["shown"] > 0, "no node shows an output"
     assert result["value"]["grown"] == [], "pictures have room"
     assert result["packErrors"] == []
+
+
+def test_a_dropped_model_wire_offers_the_sampler_first(opened):
+    assert opened["A dropped wire"]["value"][0] == "VARSampler"
+
+
+def test_a_workflow_opens_at_a_readable_zoom_and_offers_its_downloads():
+    for path in WORKFLOWS:
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        assert workflow["extra"]["ds"]["scale"] >= 0.7, path.stem
+        for node in workflow["nodes"]:
+            listed = {model["name"] for model in node["properties"].get("models", [])}
+            files = {v for v in node.get("widgets_values") or [] if str(v).endswith((".pth", ".safetensors"))}
+            assert listed == files, f"{path.stem}: {node['type']}"
+            assert all(m["url"].endswith(m["name"]) and m["directory"] for m in node["properties"].get("models", []))
 
 
 def test_new_nodes_are_wide_enough_to_read(opened):

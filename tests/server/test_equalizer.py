@@ -266,11 +266,24 @@ JOBS = {
         {"click": ".stepvar-classes input"},
         {"type": "Pengu"},
         {"press": "Enter"},
+        {"type": "pengiun"},
+        {"press": "Enter"},
+        {"wait": 300},
+        {"evaluate": "return document.querySelector('.stepvar-classes input').placeholder;"},
+        {"shoot": "near", "of": ".stepvar-classes", "margin": 90},
+        {"type": "lemon, pizza"},
+        {"press": "Enter"},
         {"shoot": "classes", "of": ".stepvar-classes", "margin": 90},
         {
             "evaluate": "const n = app.canvas.graph.nodes.find((n) => n.type === 'VARClassLabel'); return { saved: "
             "n.serialize().widgets_values, options: document.querySelectorAll('.stepvar-classes option').length };"
         },
+        {
+            "evaluate": "app.canvas.graph.nodes.find((n) => n.type === 'VARModelLoader').widgets[0].value = "
+            "'gone.pth'; app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();",
+            "wait": 900,
+        },
+        {"evaluate": "return document.querySelector('.stepvar-classes input').placeholder;"},
     ],
 }
 # What the node looks like: folded as a new one, then with all settings; with a goal, and bypassed.
@@ -614,8 +627,10 @@ def test_without_a_model_bars_are_plain(visit):
 
 
 def test_a_class_name_is_suggested_and_added(visit):
-    [seen] = visit["labels"]
-    assert seen == {"saved": ["panda; fox; strawberry; rocket; penguin"], "options": 44}
+    near, seen, gone = visit["labels"]
+    assert seen == {"saved": ["panda; fox; strawberry; rocket; penguin; lemon; pizza"], "options": 44}
+    assert near == "No \u201cpengiun\u201d. Near: penguin"
+    assert gone.startswith("There is no model 'gone.pth'.")
 
 
 def test_a_run_gives_seconds(visit):

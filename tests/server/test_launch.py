@@ -4,15 +4,20 @@ import socket
 import sys
 
 import pytest
+from comfy_server import Client
 
 import launch
 
 pytestmark = pytest.mark.server
 
 
-def test_the_demo_leaves_pictures(comfy_server):
+def test_the_demo_leaves_pictures_and_the_first_run_draws_others(comfy_server):
     pictures = launch.draw(comfy_server, launch.DEMO_WORKFLOW)
     assert pictures and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    with Client(comfy_server) as comfy:
+        run = comfy.run(launch.DEMO_WORKFLOW)
+    [sampler] = run.nodes_of("VARSampler")
+    assert sampler in run.executed_nodes and len(run.named("stepvar.scale")) == 10, "live, not from the cache"
 
 
 def test_a_taken_port_is_refused():

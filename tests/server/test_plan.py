@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 import random
 import shutil
 import struct
 import subprocess
+import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import stand_ins
@@ -125,7 +129,7 @@ def test_a_model_is_described_without_its_weights(comfy, models, name):
 
 @pytest.mark.parametrize("name", [DEMO, "infinity_8b.safetensors"])
 def test_what_minus_one_stands_for_and_the_canvases_are_the_models(comfy, models, name):
-    status, plan, _ = ask(comfy, model=name)
+    status, plan, _ = ask(comfy, model=name, canvases="1")
     network = outline(models[name])
     official, schedule = network.config.defaults, network.schedule()
     assert status == 200 and plan["defaults"]["cfg"] == official.cfg
@@ -310,3 +314,78 @@ def test_it_only_reads(comfy):
                 timeout=20,
             )
         assert refusal.value.code in (404, 405)
+
+
+def test_a_missing_model_is_no_failed_request_to_a_browser(comfy):
+    status, answer, _ = ask(comfy, model="gone.pth", quiet="1")
+    assert status == 200 and answer["error"] == "There is no model 'gone.pth'." and "scales" not in answer
+
+
+@pytest.fixture
+def odd_entries(comfy):
+    """What disks and sync tools leave in model folders: unreadable, looping, dangling."""
+    folder = comfy.model_folder("var")
+    names = ["lost+found", "loop", "dangling.safetensors", "pipe.safetensors", "dangling folder"]
+    (folder / names[0]).mkdir()
+    (folder / names[0] / "model.safetensors").write_bytes(b"")
+    (folder / names[0]).chmod(0)
+    (folder / names[1]).symlink_to(folder / names[1])
+    (folder / names[2]).symlink_to(folder / "nowhere.safetensors")
+    os.mkfifo(folder / names[3])
+    (folder / names[4]).symlink_to(folder / "nowhere")
+    yield names
+    (folder / names[0]).chmod(0o700)
+    shutil.rmtree(folder / names[0])
+    for name in names[1:]:
+        (folder / name).unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither such links nor pipes")
+def test_odd_entries_of_a_model_folder_hide_nothing_else(comfy, models, odd_entries):
+    listed = comfy.choices("VARModelLoader", "model_name")
+    assert {DEMO, "var_d30.pth", "d30 in shards/"} <= set(listed)
+    assert not {name for name in listed if name.rstrip("/") in odd_entries}
+    assert ask(comfy, model=DEMO)[0] == 200
+    for name in odd_entries:
+        for asked in (name, name + "/"):
+            status, answer, _ = ask(comfy, model=asked)
+            assert status == 400 and answer["error"].startswith("There is no model")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("name", ["secret.safetensors", "secret.pth", "secret shards"])
+def test_a_listed_file_that_may_not_be_read_is_refused_by_name(comfy, models, name):
+    folder = comfy.model_folder("var")
+    path, asked = folder / name, name
+    if name.endswith("shards"):
+        path.mkdir()
+        shutil.copy(models[DEMO], path / "a.safetensors")
+        path, asked = path / "a.safetensors", name + "/"
+    else:
+        shutil.copy(models[DEMO], path)
+    path.chmod(0)
+    try:
+        status, answer, _ = ask(comfy, model=asked)
+        assert status == 422 and path.name in answer["error"] and answer["remedy"], answer
+    finally:
+        path.unlink()
+        if asked.endswith("/"):
+            path.parent.rmdir()
+
+
+def test_files_are_served_while_plans_are_pending(comfy, models):
+    """Two hundred questions wait for the one worker; a file of the pack comes before the last of them is answered."""
+    answered = []
+
+    def question(batch: int) -> None:
+        answered.append(ask(comfy, model="infinity_8b.safetensors", batch=batch % 64 + 1)[0])
+
+    with ThreadPoolExecutor(200) as pool:
+        for n in range(200):
+            pool.submit(question, n)
+        while not answered:
+            time.sleep(0.01)
+        name = next(path for path in comfy.server.get("/extensions") if path.endswith("stepvar.js"))
+        comfy.server.open(name)
+        before = len(answered)
+    assert before < 150 and answered == [200] * 200

@@ -3,7 +3,7 @@
 
 /**
  * @typedef {import("./plan.js").Plan} Plan
- * @typedef {{model: string, weight_dtype?: string, aspect_ratio?: string, size?: string, labels?: string}} Question
+ * @typedef {{model: string, weight_dtype?: string, aspect_ratio?: string, size?: string, labels?: string, canvases?: string}} Question
  * @typedef {{plan: Plan | null, error: string | null}} Answer plan and error are both null where there is no such route
  */
 
@@ -11,7 +11,8 @@ const MOST = 64; // answers kept
 
 /** @param {Question} question @returns {string} path and query */
 export function planPath(question) {
-  return `/stepvar/plan?${new URLSearchParams(Object.entries(question).filter(([, value]) => value !== undefined))}`;
+  const asked = Object.entries({ ...question, quiet: "1" }).filter(([, value]) => value !== undefined); // a missing model is no failed request
+  return `/stepvar/plan?${new URLSearchParams(asked)}`;
 }
 
 /**

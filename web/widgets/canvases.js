@@ -20,7 +20,7 @@ export function attachCanvases(node, host) {
     for (const [widget, values] of changed) widget.options.values = values;
     if (changed.length) touch(node);
   }
-  const undo = [followPlan(node, host, (plan) => { canvases = plan?.canvases; show(); }), after(size, "callback", show), after(ratio, "callback", show),
+  const undo = [followPlan(node, host, (plan) => { canvases = plan?.canvases; show(); }, { canvases: "1" }), after(size, "callback", show), after(ratio, "callback", show),
     after(node, "onConfigure", show), on(host.graph, "loaded", show)];
   return () => undo.forEach((off) => off());
 }

@@ -1,6 +1,6 @@
 // @ts-check
 // A finder under VAR Class Label: suggests the connected model's class names and adds the chosen one to the label.
-import { addClass, matchClass } from "../lib/classes.js";
+import { addClass, matchClass, matchClasses, nearest } from "../lib/classes.js";
 import { findUpstream, isLinked, widgetValue } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { after, on, oncePerFrame } from "../lib/listen.js";
@@ -45,6 +45,8 @@ function attach(node, host, plans, id) {
   /** @type {string[]} */
   let names = [];
   let asked = "";
+  let problem = ""; // why there are no names
+  let hint = ""; // after a text that means no class
 
   async function refresh() {
     const root = host.app.rootGraph ?? host.app.graph;
@@ -53,37 +55,53 @@ function attach(node, host, plans, id) {
     const wanted = typeof model === "string" ? model : "";
     if (wanted !== asked) {
       asked = wanted;
-      const found = wanted ? (await plans({ model: wanted, labels: "1" })).plan?.labels ?? [] : [];
+      const { plan, error } = wanted ? await plans({ model: wanted, labels: "1" }) : { plan: null, error: null };
       if (asked !== wanted) return;
-      names = found;
+      [names, problem, hint] = [plan?.labels ?? [], error ?? "", ""];
+      if (!plan) asked = ""; // a file may be there the next time
       list.replaceChildren(...[...new Set(names)].map((name) => Object.assign(document.createElement("option"), { value: name })));
     }
     const locale = localeOf(host.app);
     field.disabled = !names.length || isLinked(node, "label");
-    field.placeholder = t(locale, names.length ? "classes.find" : "classes.connect");
-    field.title = names.length ? t(locale, "classes.title", { count: names.length }) : "";
+    field.placeholder = names.length ? hint || t(locale, "classes.find") : problem || t(locale, asked ? "classes.none" : "classes.connect");
+    field.title = names.length ? hint || t(locale, "classes.title", { count: names.length }) : problem;
     field.setAttribute("aria-label", field.placeholder);
     mount.check();
   }
   const schedule = oncePerFrame(refresh);
 
-  function take() {
-    const name = matchClass(names, field.value);
-    if (!name) return;
-    field.value = "";
+  /** @param {boolean} isDone whether the user has finished writing, so that an unknown text is answered */
+  function take(isDone) {
+    const text = field.value;
+    const found = matchClasses(names, text);
+    if (!found) {
+      if (isDone && text.trim() && names.length) suggest(text);
+      return;
+    }
+    [field.value, hint] = ["", ""];
     host.app.canvas?.emitBeforeChange?.(); // one step of the editor's history
-    label.value = addClass(String(label.value ?? ""), name);
+    label.value = found.reduce(addClass, String(label.value ?? ""));
     label.callback?.(label.value, host.app.canvas, node);
     host.app.canvas?.emitAfterChange?.();
     node.setDirtyCanvas?.(true, true);
+    schedule();
+  }
+
+  /** Says what is near a text that means no class, in its place. @param {string} text */
+  function suggest(text) {
+    const near = nearest(names, text);
+    const values = { text: text.trim(), names: near.join(", ") };
+    hint = near.length ? t(localeOf(host.app), "classes.near", values) : t(localeOf(host.app), "classes.unknown", values);
+    field.value = "";
+    schedule();
   }
 
   addElement(node, host.app, "classes", "stepvar_classes", element, { // it stands last, so that saved values keep their places
     margin: 10, getMinHeight: () => HEIGHT + 20, getMaxHeight: () => HEIGHT + 20 });
   const undo = [
-    on(field, "change", take),
+    on(field, "change", () => take(true)),
     // a choice from the list comes as a replacement, typing does not
-    on(field, "input", (event) => (!event.inputType || event.inputType === "insertReplacementText") && take()),
+    on(field, "input", (event) => (!event.inputType || event.inputType === "insertReplacementText") && matchClass(names, field.value) && take(true)),
     on(field, "keydown", (event) => event.stopPropagation()), // keys are text here, not the editor's commands
     ...["onConfigure", "onAdded", "onConnectionsChange"].map((method) => after(node, method, schedule)),
     on(host.api, "graphChanged", schedule),

@@ -151,21 +151,27 @@ function attach(node, host, plans, calibration) {
     const isNewSpeed = key !== labelled;
     labelled = key;
     preset.options.getOptionLabel = (/** @type {string | null | undefined} */ name) => `${name ?? ""}${speeds[name ?? ""] ?? ""}`;
+    if ([foldAll(), isNewSpeed].some(Boolean)) touch(node);
+  }
+
+  /** Hides what does not count: the goal's value without a goal, and what is folded. @returns {boolean} whether that changed */
+  function foldAll() {
     const value = find("auto_value");
     const goal = widgetValue(root(), node, "auto_goal") ?? find("auto_goal")?.value;
-    const changed = [isNewSpeed, value && hide(value, goal === "off" && !isLinked(node, "auto_value")), ...node.widgets.map(fold)];
-    if (changed.some(Boolean)) touch(node);
+    return [value && hide(value, goal === "off" && !isLinked(node, "auto_value")), ...node.widgets.map(fold)].some(Boolean);
   }
 
   /**
-   * The canvas leaves a gap where it folds what is advanced, so that there it is hidden; one with a link stays in sight.
+   * Nodes 2.0 folds what is advanced, and counts by the widget's mark how high a node is; the canvas leaves a gap there, so that
+   * on it such a widget is hidden. One with a link stays in sight.
    * @param {any} widget @returns {boolean} whether that changed
    */
   function fold(widget) {
     if (!widget.options?.advanced) return false;
-    const isFolded = hasFold() && !node.showAdvanced && !isLinked(node, widget.name);
-    if (Boolean(widget.hidden) === isFolded) return false;
-    widget.hidden = isFolded;
+    const isInSight = isLinked(node, widget.name);
+    const wanted = hasFold() ? { hidden: !node.showAdvanced && !isInSight, advanced: false } : { hidden: false, advanced: !isInSight };
+    if (Boolean(widget.hidden) === wanted.hidden && Boolean(widget.advanced) === wanted.advanced) return false;
+    Object.assign(widget, wanted);
     return true;
   }
 
@@ -421,6 +427,7 @@ function attach(node, host, plans, calibration) {
     margin: 10, getMinHeight: () => HEIGHT + (hasFold() ? FOOT : 0) + 20, getMaxHeight: () => HEIGHT + GROWTH + 20 });
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.splice(node.widgets.indexOf(faders[0]), 0, widget);
+  foldAll(); // before the host measures the node
   const undo = [
     // The editor leaves a hole in `widgets_values` where an unsaved widget stands, and would read it back as a value.
     after(node, "onSerialize", (data) => {

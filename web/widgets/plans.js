@@ -23,9 +23,10 @@ export function questionOf(root, node) {
 /**
  * Calls `take` with the plan of the connected model at its full size, and with null without one; whenever it changes.
  * @param {any} node @param {{app: any, api: any}} host @param {(plan: import("../lib/plan.js").Plan | null, error: string | null) => void} take
+ * @param {Record<string, string>} [more] what else to ask
  * @returns {() => void} ends it
  */
-export function followPlan(node, { app, api }, take) {
+export function followPlan(node, { app, api }, take, more = {}) {
   let asked = "";
   let isGone = false;
   async function refresh() {
@@ -33,7 +34,7 @@ export function followPlan(node, { app, api }, take) {
     const key = JSON.stringify(question);
     if (key === asked) return;
     asked = key;
-    const { plan, error } = question ? await plansOf(api)(question) : { plan: null, error: null };
+    const { plan, error } = question ? await plansOf(api)({ ...question, ...more }) : { plan: null, error: null };
     if (isGone || asked !== key) return;
     if (question && !plan) asked = ""; // a file may be there the next time
     take(plan, error);

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import comfy.model_management as management
 import comfy.sd
 import folder_paths
+import torch
 from comfy.sd1_clip import SD1ClipModel
 
 from ....stepvar_core.checkpoints import Checkpoint, fill_module
@@ -67,19 +68,27 @@ def clip_of(checkpoint: Checkpoint, *, encoder, tokenizer, key: str, first: str,
 def _filled(
     checkpoint: Checkpoint, encoder, key: str, first: str, what: str, dtype, device, model_options
 ) -> SD1ClipModel:
-    """The encoder with its weights: stored as in the file (fp8 stays fp8), or as the host wants where the file is
-    wider.
+    """The encoder with its weights, in the host's wrapper."""
+    types = stored_types(checkpoint, dtype, device)
+    model = SD1ClipModel(
+        device=device, dtype=types[first], model_options=model_options, clip_name=key, clip_model=encoder
+    )
+    fill(getattr(model, model.clip).transformer, checkpoint, types, what)
+    return model
+
+
+def stored_types(checkpoint: Checkpoint, dtype, device) -> dict[str, torch.dtype]:
+    """What every tensor is stored in: as in the file (fp8 stays fp8), or as the host wants where the file is wider.
 
     The host casts them per call: it computes text encoders in float32; FLAN-T5's activations overflow float16.
     """
-    picked = {
+    return {
         name: management.pick_weight_dtype(tensor.dtype, dtype, device) for name, tensor in checkpoint.tensors.items()
     }
-    model = SD1ClipModel(
-        device=device, dtype=picked[first], model_options=model_options, clip_name=key, clip_model=encoder
-    )
-    transformer = getattr(model, model.clip).transformer
+
+
+def fill(transformer, checkpoint: Checkpoint, types: dict[str, torch.dtype], what: str) -> None:
+    """Puts the weights into an encoder of the host, each in its type. Raises CheckpointMismatch."""
     for name, parameter in transformer.named_parameters():
-        parameter.data = parameter.data.to(picked.get(name, parameter.dtype))
+        parameter.data = parameter.data.to(types.get(name, parameter.dtype))
     fill_module(transformer, checkpoint, (), what)
-    return model

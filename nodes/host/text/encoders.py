@@ -8,16 +8,19 @@ from ....stepvar_core.checkpoints import Checkpoint, read_checkpoint
 from ....stepvar_core.errors import CheckpointMismatch
 from ....stepvar_core.families import FAMILIES
 from ..loading import model_files, resolve
-from . import flan_t5, qwen2
+from . import clip_pair, flan_t5, qwen2
 from .encoder import Encoder, File
 
 FOLDER = "text_encoders"
 NONE = "none"
 AUTO = "auto"
 TYPES = [AUTO, "flan-t5-xl", "infinitystar", "hart-qwen2", "switti-clip"]  # workflows know them: append only
-ENCODERS: dict[str, Encoder] = {encoder.type: encoder for encoder in (flan_t5.ENCODER, qwen2.ENCODER)}
-LATER = {"infinitystar": "InfinityStar", "switti-clip": "Switti"}  # types without an encoder yet, and their models
-LEFT_OUT = ("decoder.", "lm_head.", "visual.")  # parts of a whole model that no prompt goes through
+ENCODERS: dict[str, Encoder] = {
+    encoder.type: encoder for encoder in (flan_t5.ENCODER, qwen2.ENCODER, clip_pair.ENCODER)
+}
+LATER = {"infinitystar": "InfinityStar"}  # types without an encoder yet, and their models
+# parts of a whole model that no prompt goes through
+LEFT_OUT = ("decoder.", "lm_head.", "visual.", "vision_model.", "visual_projection.")
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...checkpoints import Checkpoint
 from ...codecs.vqvae import PHI, VQVAEConfig, configure_vqvae, vqvae_name
 from ...errors import CheckpointMismatch
-from ..family import Family, Files, Prompt, Said, holds
+from ..family import Family, Files, Prompt, Said, holds, norm_eps
 from .codec import HybridVQVAE
 from .model import HART, POOLINGS, HARTConfig
 
@@ -84,7 +84,7 @@ def configure(checkpoint: Checkpoint, said: Said) -> HARTConfig:
         residual_width=checkpoint.shape("diffloss.net.input_proj.weight")[0],
         residual_depth=checkpoint.count(r"diffloss\.net\.res_blocks\.(\d+)\."),
         residual_steps=int(said("num_sampling_steps", 8)),
-        norm_eps=float(said("norm_eps", 1e-6)),
+        norm_eps=norm_eps(said),
     )
     if (
         width % heads

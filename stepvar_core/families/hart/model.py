@@ -9,7 +9,6 @@ small diffusion model draws what they leave out (residual.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,9 +20,9 @@ from ...codes import Drawn
 from ...errors import ConditionMismatch, ScheduleMismatch
 from ...schedule import Pass, Scale, ScaleSchedule
 from ...tokens import TrailingTokens
-from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions, check_switch, check_whole
-from ..layers import Modulation, RMSNorm, attention_gain, merge_heads, on, place_blocks, unit_heads
+from ..layers import Modulation, RMSNorm, attention_gain, merge_heads, on, unit_heads
 from . import prediction
 from .residual import FREQUENCIES, ResidualDiffusion, SinusoidEmbedding
 
@@ -298,11 +297,11 @@ class HARTRun:
     running: slice
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
-    rotary_RLX: Tensor | None = None  # of the tokens that run
+    table: Tensor | None = None  # the rotary rows of the tokens that run
     lead: int = 0  # of the stream's tokens, those that are no cells of a grid
 
 
-class HART(NextScaleModel):
+class HART(HalfBlocksModel):
     """The HART transformer under upstream's key names. See NextScaleModel for the interface."""
 
     family = "hart"
@@ -324,16 +323,6 @@ class HART(NextScaleModel):
         self.head = ops.Linear(width, c.vocab_size)
         self.decoder_norm = RMSNorm(width, c.norm_eps)
         self.diffloss = ResidualDiffusion(c.code_dim, width, c.residual_width, c.residual_depth, c.residual_steps, ops)
-
-    def place(self, device, dtype: torch.dtype):
-        """Casts the blocks' linears alone: head and residual are float32 upstream too."""
-        place_blocks(self, self.blocks, device, dtype)
-        return self
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the blocks' linears and the cache; the residual stream is float32."""
-        return self.compute_dtype or self.blocks[0].attn.qkv_proj.weight.dtype
 
     # condition, codes and schedule -----------------------------------------------------------
 
@@ -449,7 +438,7 @@ class HART(NextScaleModel):
             dim, edge = self.config.head_dim, self.config.patch_nums[-1]
             images = [image_rotary(scale, run.places_RT[:, -1], edge, dim) for scale in schedule.scales[1:]]
             run.rotary = [text_rotary(run.places_RT, dim), *images]
-        run.rotary_RLX = run.rotary[step.scale_index][run.running]
+        run.table = run.rotary[step.scale_index][run.running]
         level_C = run.levels_SC[step.scale_index]
         run.lead = 0
         if f_BCHW is None:
@@ -458,21 +447,11 @@ class HART(NextScaleModel):
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat((run.running.stop - run.running.start) // len(x_BLC), 1, 1)
 
-    def embed_together(
-        self, run: HARTRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
-    ) -> Tensor:
-        streams, tables = [], []
-        for f_BCHW, step in zip(features, steps):
-            streams.append(self.embed(run, f_BCHW, step, schedule))
-            tables.append(run.rotary_RLX)
-        run.rotary_RLX = torch.cat(tables, dim=1)
-        return torch.cat(streams, dim=1)
-
     def blocks_forward(self, run: HARTRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         tokens = TrailingTokens(tokens, run.lead) if run.lead else tokens
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.rotary_RLX), tokens, memory)
+            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.table), tokens, memory)
         return tokens.leave(x_RLC)
 
     def logits(self, run: HARTRun, x_RLC: Tensor, rows: slice, step: Pass | None = None) -> Tensor:

@@ -50,6 +50,7 @@ def predict(turn) -> list[Drawn]:
     """Codes of a turn: as any model's, but for the last scale."""
     job, step = turn.job, turn.step
     if turn.parts:
+        turn.policy.plans[step.index] = job.plans[step.index]  # whatever a method decided since: the parts run it whole
         return [turn.lay_over(draw_in_parts(turn))]
     model = job.model
     x_RLC = model.blocks_forward(turn.run, turn.enter(), turn.tokens, turn.memory())

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from ...checkpoints import Checkpoint
-from ..family import Family, Files, Prompt, Said
+from ..family import Family, Files, Prompt, Said, norm_eps
 from .model import Infinity, InfinityConfig
 from .vae import BSQVAE, configure_bsq_vae, is_bsq_vae, modern_name
 
@@ -51,7 +51,7 @@ def configure(checkpoint: Checkpoint, said: Said) -> InfinityConfig:
         text_maxlen=text_maxlen,
         pool_heads=checkpoint.shape("text_proj_for_sos.ca.mat_q")[1],
         levels=checkpoint.shape("lvl_embed.weight")[0],
-        norm_eps=float(said("norm_eps", 1e-6)),
+        norm_eps=norm_eps(said),
     )
     if (
         config.head_dim * config.heads != width

@@ -19,7 +19,7 @@ from ...codecs.bits import BitwiseQuantizer
 from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
 from ...guidance import combine
 from ...schedule import Pass, Scale, ScaleSchedule
-from ..base import TEXT_TOKENS, Cost, Defaults, NextScaleModel
+from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions
 from ..layers import (
     AffineNorm,
@@ -31,7 +31,7 @@ from ..layers import (
     merge_heads,
     modulated_norm,
     on,
-    place_blocks,
+    rotate,
     split_heads,
     unit_heads,
 )
@@ -279,19 +279,6 @@ def rotary_table(scale: Scale, full: tuple[int, int], head_dim: int, device=None
     return torch.stack([angle_LX.cos(), angle_LX.sin()], -1).flatten(1)[None]
 
 
-def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
-    """Turns the pairs (2i, 2i + 1) of every head. table: (rows, L, D), with rows 1, those of x, or one guidance
-    half's."""
-    if len(table_RLX) not in (1, len(x_RL2HD)):
-        table_RLX = table_RLX.repeat(len(x_RL2HD) // len(table_RLX), 1, 1)
-
-    def pairs(y: Tensor) -> Tensor:
-        return torch.view_as_complex(y.unflatten(-1, (-1, 2)))
-
-    # a product of complex numbers: one pass over memory where the four real products take ten
-    return torch.view_as_real(pairs(x_RL2HD) * pairs(table_RLX)[:, :, None, None]).flatten(-2)
-
-
 # the model -----------------------------------------------------------------------------------------
 
 
@@ -307,10 +294,10 @@ class InfinityRun:
     mixed_after: frozenset
     guidance: float = 0.0
     rotary: list[Tensor] | None = None  # of every scale, made with the first one
-    rotary_1LX: Tensor | None = None  # of the tokens that run
+    table: Tensor | None = None  # the rotary rows of the tokens that run
 
 
-class Infinity(NextScaleModel):
+class Infinity(HalfBlocksModel):
     """The Infinity transformer under upstream's key names. See NextScaleModel for the interface."""
 
     family = "infinity"
@@ -343,16 +330,6 @@ class Infinity(NextScaleModel):
     @property
     def blocks(self) -> list[Block]:
         return [block for chunk in self.block_chunks for block in chunk.module]
-
-    def place(self, device, dtype: torch.dtype):
-        """Casts the blocks' linears alone, as upstream does."""
-        place_blocks(self, self.blocks, device, dtype)
-        return self
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the blocks' linears and the cache; the residual stream is float32."""
-        return self.compute_dtype or self.block_chunks[0].module[0].sa.mat_qkv.weight.dtype
 
     # condition, codes and schedule -----------------------------------------------------------
 
@@ -462,27 +439,17 @@ class Infinity(NextScaleModel):
         if run.rotary is None:
             full = full_grid(schedule)
             run.rotary = [rotary_table(scale, full, self.config.head_dim, pooled_R1C.device) for scale in schedule]
-        run.rotary_1LX = run.rotary[step.scale_index]
+        run.table = run.rotary[step.scale_index]
         level_C = self.lvl_embed(torch.full((1,), step.scale_index, device=pooled_R1C.device)).to(pooled_R1C.dtype)
         if f_BCHW is None:
             return (pooled_R1C + on(self.pos_start, pooled_R1C) + level_C).expand(-1, step.scale.tokens, -1)
         x_BLC = self.word_embed(rearrange(f_BCHW, "b c h w -> b (h w) c")) + level_C
         return x_BLC.repeat(len(pooled_R1C) // len(x_BLC), 1, 1)
 
-    def embed_together(
-        self, run: InfinityRun, features: Sequence[Tensor | None], steps: Sequence[Pass], schedule: ScaleSchedule
-    ) -> Tensor:
-        streams, rotary = [], []
-        for f_BCHW, step in zip(features, steps):
-            streams.append(self.embed(run, f_BCHW, step, schedule))
-            rotary.append(run.rotary_1LX)
-        run.rotary_1LX = torch.cat(rotary, dim=1)
-        return torch.cat(streams, dim=1)
-
     def blocks_forward(self, run: InfinityRun, x_RLC: Tensor, tokens, memory) -> Tensor:
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
-            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.rotary_1LX), tokens, memory)
+            x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.table), tokens, memory)
             if run.guidance and layer in run.mixed_after:
                 # both halves go on from the guided state and differ only through text and modulation
                 x_RLC = combine(x_RLC, run.guidance).repeat(2, 1, 1)

@@ -26,7 +26,7 @@ TALL = (
 )
 
 
-def _templates() -> dict[float, tuple[tuple[int, int], ...]]:
+def _templates() -> dict[float, tuple[tuple[int, ...], ...]]:
     """height / width -> (h, w) of the 13 scales of 1M, in upstream's order: ties go to the earlier one."""
     found = {}
     for tall, wide, text in TALL:

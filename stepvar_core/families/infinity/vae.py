@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...checkpoints import Checkpoint
-from ...codecs.autoencoder import Decoder, Encoder
+from ...codecs.autoencoder import MOST_LEVELS, Decoder, Encoder
 from ...codecs.bits import BitwiseQuantizer
 from ...codecs.codec import Codec
 from ...schedule import ScaleSchedule
@@ -121,7 +121,7 @@ def configure_bsq_vae(checkpoint: Checkpoint, said: Said) -> BSQVAEConfig:
     has_encoder = "encoder.conv_in.conv.weight" in checkpoint.tensors
     has_decoder = "decoder.conv_in.conv.weight" in checkpoint.tensors
     part, side, extra = ("decoder", "up", 1) if has_decoder else ("encoder", "down", 0)
-    levels = checkpoint.count(rf"{part}\.{side}\.(\d+)\.")
+    levels = checkpoint.count(rf"{part}\.{side}\.(\d+)\.", MOST_LEVELS)
     widths = [checkpoint.shape(f"{part}.{side}.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
     dim = (
         checkpoint.shape("decoder.conv_in.conv.weight")[1]
@@ -135,7 +135,7 @@ def configure_bsq_vae(checkpoint: Checkpoint, said: Said) -> BSQVAEConfig:
         ch_mult=tuple(w // widths[0] for w in widths),
         z_channels=dim,
         patch=2 if is_patched else 1,
-        num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.") - extra,
+        num_res_blocks=checkpoint.count(rf"{part}\.{side}\.0\.block\.(\d+)\.", MOST_LEVELS) - extra,
         norm_groups=int(said("norm_groups", 32)),
         has_encoder=has_encoder,
         has_decoder=has_decoder,

@@ -9,7 +9,7 @@ from ...checkpoints import Checkpoint
 from ...codecs.vqvae import VQVAE, configure_vqvae, is_vqvae, vqvae_name
 from ...errors import CheckpointMismatch
 from ..base import Defaults
-from ..family import Family, Files, Labels, Said, holds
+from ..family import Family, Files, Labels, Said, holds, norm_eps
 from .model import VAR, VARConfig
 
 # schedules upstream publishes, by token count, for files that do not carry their own
@@ -49,7 +49,7 @@ def configure(checkpoint: Checkpoint, said: Said) -> VARConfig:
         shared_aln="blocks.0.ada_gss" in checkpoint.tensors,
         attn_l2_norm=is_cosine,
         mlp_ratio=checkpoint.shape("blocks.0.ffn.fc1.weight")[0] / width,
-        norm_eps=float(said("norm_eps", 1e-6)),
+        norm_eps=norm_eps(said),
         labels=tuple(_label_names(said("labels", ()))),
     )
     if width % heads or config.num_classes < 1 or min(config.patch_nums) < 1:

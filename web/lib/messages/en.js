@@ -49,5 +49,8 @@ export default {
   "defaults.off": "off",
   "classes.find": "Find a class …",
   "classes.connect": "Connect a model to find its classes",
+  "classes.none": "This model has no class names",
+  "classes.near": "No “{text}”. Near: {names}",
+  "classes.unknown": "No class is called “{text}”",
   "classes.title": "Adds one of the model's {count} classes to the label",
 };

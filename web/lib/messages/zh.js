@@ -48,5 +48,8 @@ export default {
   "defaults.off": "关",
   "classes.find": "查找类别……",
   "classes.connect": "连接模型以查找类别",
+  "classes.none": "该模型没有类别名称",
+  "classes.near": "没有“{text}”。相近：{names}",
+  "classes.unknown": "没有名为“{text}”的类别",
   "classes.title": "把模型的 {count} 个类别之一加入标签",
 };

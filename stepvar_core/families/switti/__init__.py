@@ -1,0 +1,1 @@
+"""Switti (Voronov et al. 2024)."""
