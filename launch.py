@@ -71,7 +71,7 @@ FLOOR = Source(
     "_comfyui",
     is_wheel=True,
 )
-PLAYWRIGHT = "playwright-core@1.65.1"
+NPM = {"playwright-core": "1.65.1", "typescript": "5.9.3"}
 
 # Optional for the server and together larger than it: stock example workflows, stock help pages, an OpenGL driver.
 LEFT_OUT = {"comfyui-workflow-templates", "comfyui-embedded-docs", "comfy-angle"}
@@ -835,9 +835,15 @@ def find_chromium() -> str | None:
     return os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, names)), None)
 
 
-def playwright_folder() -> Path:
-    """What Node's createRequire() is given to find playwright-core."""
+def npm_folder() -> Path:
+    """What the tests take from npm is in its node_modules/."""
     return CACHE / "browser"
+
+
+def npm_version(name: str) -> str | None:
+    """Of the installed package; None when it is not there."""
+    about = npm_folder() / "node_modules" / name / "package.json"
+    return json.loads(about.read_text(encoding="utf-8"))["version"] if about.is_file() else None
 
 
 def why_no_browser() -> str:
@@ -849,13 +855,13 @@ def why_no_browser() -> str:
         )
     if shutil.which("node") is None:
         return "no Node.js found: install Node 20 or newer with npm"
-    if not (playwright_folder() / "node_modules" / "playwright-core").is_dir():
+    if not npm_version("playwright-core"):
         return "playwright-core is not installed: run 'python3 launch.py test' where npm is available"
     return ""
 
 
 def install_programs() -> None:
-    """Chromium, Node and a compiler from Debian where we may, and Playwright's driver from npm into the cache."""
+    """Chromium, Node and a compiler from Debian where we may, and from npm into the cache what NPM lists."""
     missing = [
         package
         for package, found in (
@@ -876,25 +882,13 @@ def install_programs() -> None:
             remedy,
             env=environment,
         )
-    installed = playwright_folder() / "node_modules" / "playwright-core" / "package.json"
-    name, _, version = PLAYWRIGHT.partition("@")
-    if installed.is_file() and json.loads(installed.read_text(encoding="utf-8"))["version"] == version:
-        return
     npm = shutil.which("npm")
-    if npm:
-        playwright_folder().mkdir(parents=True, exist_ok=True)
+    if npm and any(npm_version(name) != version for name, version in NPM.items()):
+        npm_folder().mkdir(parents=True, exist_ok=True)
+        packages = [f"{name}@{version}" for name, version in NPM.items()]
         step(
-            f"Installing {name}",
-            [
-                npm,
-                "install",
-                "--prefix",
-                playwright_folder(),
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-                PLAYWRIGHT,
-            ],
+            "Installing " + ", ".join(packages),
+            [npm, "install", "--prefix", npm_folder(), "--no-audit", "--no-fund", "--ignore-scripts", *packages],
             "Check that this machine reaches the npm registry, then run the same command again.",
         )
 

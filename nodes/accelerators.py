@@ -23,6 +23,12 @@ WIDGETS = (
     "lazyvar_keep_2",
     "lazyvar_keep_3",
     "lazyvar_keep_4",
+    "ldpruning_energy",
+    "ldpruning_scales",
+    "ldpruning_gap",
+    "ldpruning_gap_scales",
+    "ldpruning_gap_measure",
+    "ldpruning_skip_scales",
 )
 FIRST = 14  # those of the first release; later ones are optional, so that prompts saved before them run
 

@@ -60,7 +60,7 @@ class VARCompare(io.ComfyNode):
         seconds = [None if trace is None else trace.seconds for trace in (trace_a, trace_b)]
         # `images` is for browsers without the comparing widget, which shows all three and hides them
         shown = temporary(heat, cls)
-        message = {
+        message: dict[str, object] = {
             name: [round(v, 6) if math.isfinite(v) else None for v in values] for name, values in numbers.items()
         }
         message |= {

@@ -4,6 +4,7 @@ weights."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..stepvar_core.families.base import NextScaleModel
 from ..stepvar_core.methods.policy import NoPruning, Policy
@@ -19,8 +20,8 @@ class ModelHandle:
     """
 
     name: str
-    patcher: object
-    vae: object
+    patcher: Any
+    vae: Any
     policy: Policy = NoPruning()
     timings: Timings = field(default_factory=Timings, compare=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..stepvar_core.methods.fills import FILLS
-from ..stepvar_core.methods.policy import HALVES
+from ..stepvar_core.methods.policy import HALVES, Policy
 from ..stepvar_core.methods.presets import CUSTOM, PRESET_SETTINGS, PRESETS, RATIO_WIDGETS, Preset
 from ..stepvar_core.methods.selectors import NORMALISERS, SELECTORS
 from ..stepvar_core.methods.stepvar import PROTECT_MODES, SCOPES, StepVAR
@@ -81,7 +81,8 @@ class StepVARPruning(io.ComfyNode):
                     "paper). delta: the "
                     "closest token's change. zero: nothing, softer. anchor: copies from a regular lattice. cache: an "
                     "earlier "
-                    "scale's change (FastVAR). delta and cache cost slightly more time.",
+                    "scale's change (FastVAR). repeat: the codes of the scale before once more (LD-Pruning). delta and "
+                    "cache cost slightly more time.",
                 ),
                 advanced(
                     io.Combo,
@@ -156,7 +157,8 @@ class StepVARPruning(io.ComfyNode):
                     default="stepvar",
                     tooltip="How tokens are ranked: StepVAR; update, which keeps what the scale before changed most; "
                     "turn, the same by "
-                    "direction (LazyVAR); or a baseline to compare with. Changes which tokens stay; the time is "
+                    "direction (LazyVAR); detail, by the detail of the codes before (LD-Pruning); or a baseline to "
+                    "compare with. Changes which tokens stay; the time is "
                     "nearly the same.",
                 ),
                 advanced(
@@ -238,7 +240,7 @@ class StepVARPruning(io.ComfyNode):
         protect=None,
         **ratios,
     ) -> io.NodeOutput:
-        policy = StepVAR(
+        policy: Policy = StepVAR(
             ratios=tuple(ratios[f"ratio_{n}"] for n in range(1, RATIO_WIDGETS + 1)),
             selector=selector,
             structure_weight=structure_weight,

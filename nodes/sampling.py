@@ -154,7 +154,7 @@ class VARSampler(io.ComfyNode):
         if 0 < start_at_scale < len(given.schedule):
             check_holds_picture(given, start_at_scale)
         device = running.load_for_sampling(model, auto.cost().peak_bytes)
-        subject = network, codec, read_condition(positive, network, given.batch, "positive")
+        condition = read_condition(positive, network, given.batch, "positive")
         drawing = dict(
             schedule=given.schedule,
             negative=None if negative is None else read_condition(negative, network, given.batch, "negative"),
@@ -175,8 +175,8 @@ class VARSampler(io.ComfyNode):
             mask=given.mask,
         )
         timed_as = (str(device), str(network.dtype), given.batch)
-        policy = auto.choose(timed_as, lambda tried: sample(*subject, pruning=tried, **drawing).trace)
-        job = prepare(*subject, pruning=policy, keep_scores=True, **keeping, **drawing)
+        policy = auto.choose(timed_as, lambda tried: sample(network, codec, condition, pruning=tried, **drawing).trace)
+        job = prepare(network, codec, condition, pruning=policy, keep_scores=True, **keeping, **drawing)
         result, picture = running.run(model, cls.hidden, job)
         auto.learn(timed_as, result.trace)
         trace = with_work(result.trace, auto.cost(policy))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .host import io
 
 VARModel = io.Custom("VAR_MODEL")
@@ -13,7 +15,7 @@ def schema(**fields) -> io.Schema:
     return io.Schema(**{k: v for k, v in fields.items() if k in io.Schema.__dataclass_fields__})
 
 
-def with_options(extra: dict, kind: type, *args, **options):
+def with_options(extra: dict, kind: Any, *args, **options):
     """An input of io type `kind` with options that older hosts' constructors do not know; the browser reads them."""
 
     class Extended(kind.Input):

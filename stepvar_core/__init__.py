@@ -6,6 +6,7 @@ result = sv.sample(model, vae, model.class_condition([207]), schedule=model.sche
 image_BHW3 = vae.decode(result.latent)
 """
 
+from . import least_torch  # noqa: F401  first: an older torch is refused before anything else is looked at
 from .collaborate import collaborate
 from .door import sample
 from .errors import (

@@ -155,6 +155,18 @@ class Given:
         return replace(drawn, codes=codes, soft=soft, added=quantizer.is_added(codes))
 
 
+def repeated(drawn: Drawn, stays_BL: Tensor, instead: Tensor, step: Pass, quantizer) -> Drawn:
+    """Drawn codes where they stay, others elsewhere; there nothing continuous is added."""
+    codes = torch.where(per_token(stays_BL, drawn.codes), drawn.codes, instead)
+    soft = drawn.soft
+    if soft is not None:
+        plain = quantizer.lookup(codes, step.scale)
+        grid = plain.shape[-2:]
+        stays = F.interpolate(stays_BL.view(-1, 1, step.scale.h, step.scale.w).float(), size=grid, mode="nearest")
+        soft = torch.where(stays.bool(), soft, plain)
+    return replace(drawn, codes=codes, soft=soft, added=quantizer.is_added(codes))
+
+
 def per_token(mask_BL: Tensor, codes: Tensor) -> Tensor:
     """The mask with as many axes as the codes have."""
     return mask_BL.view(mask_BL.shape + (1,) * (codes.ndim - 2))

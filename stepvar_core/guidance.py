@@ -36,7 +36,7 @@ def per_scale(name: str, value, default: float | Sequence[float], schedule: Scal
             "Give one value, or one per scale.",
         )
     for v in values:
-        if isinstance(v, bool) or not isinstance(v, Real) or not abs(v) < float("inf"):
+        if isinstance(v, bool) or not isinstance(v, Real) or not abs(float(v)) < float("inf"):
             raise OptionError(f"{name} is {v!r}.", "Use a finite number.")
     return [values[step.scale_index] for step in schedule.passes]
 
@@ -50,7 +50,15 @@ def weights(model, cfg, schedule: ScaleSchedule) -> list[float]:
     return model.guidance_weights(strengths[0], schedule)
 
 
-def combine(logits_RLV: Tensor, t: float) -> Tensor:
+Strength = float | Tensor  # the t of `combine`: one for all pictures, or (B, 1, 1), one for each
+
+
+def is_on(t: Strength) -> bool:
+    """Whether both halves count, for one picture at least."""
+    return isinstance(t, Tensor) or bool(t)
+
+
+def combine(logits_RLV: Tensor, t: Strength) -> Tensor:
     """(1 + t) conditional - t unconditional; the conditional half comes first. Both conventions in use are this one:
 
     VAR and HART give t itself (neutral 0), Infinity gives cfg = 1 + t (neutral 1).

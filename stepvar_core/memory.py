@@ -93,6 +93,7 @@ class KVCache:
         self.stored = [pair(layout.stored) for layout in layouts]
         self.workspace = pair(max(layout.workspace for layout in layouts))
         self.slots: list[dict[int, slice]] = [{} for _ in lengths]
+        self.hidden: dict[int, Tensor] = {}  # of a run, (pictures, its tokens) bool: keys that nobody may read
         self.dtype, self.device = dtype, device
         self.heartbeat, self.attention = heartbeat, attention
 
@@ -135,7 +136,24 @@ class Memory:
         in the cache's dtype, which is q's. scale: softmax scale, None = 1 / sqrt(head_dim).
         """
         self._beat()
-        return self._answer(q, *self.laid_out(layer, k, v), scale)
+        return self._answer(q, *self.laid_out(layer, k, v), scale, self.readable(layer, len(q), k.shape[2]))
+
+    def hide(self, hidden_BK: Tensor) -> None:
+        """Keys of this run that neither it nor a later one reads: those of tokens that run for other pictures' sake."""
+        self.cache.hidden[self.runs[0]] = hidden_BK
+
+    def readable(self, layer: int, rows: int, own: int) -> Tensor | None:
+        """(rows, 1, 1, keys) bool: keys as laid out that may be read, the last `own` the run's; None = all."""
+        cache, slots = self.cache, self.cache.slots[layer]
+        runs = [i for i in sorted({*cache.sees[self.runs[0]]} - {self.runs[0]}) if i in slots]
+        lengths = [*(slots[i].stop - slots[i].start for i in runs), own]
+        parts = [cache.hidden.get(run) for run in (*runs, self.runs[0])]
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        none = known[0].new_zeros(len(known[0]), 1)
+        hidden_BK = torch.cat([none.expand(-1, n) if p is None else p for p, n in zip(parts, lengths)], 1)
+        return ~hidden_BK.repeat(rows // len(hidden_BK), 1)[:, None, None]
 
     def laid_out(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values this run reads, the own ones last; stores those."""

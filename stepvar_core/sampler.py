@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .codecs.quantizer import Quantizer
-from .codes import Codes, Drawn, Given, per_token
+from .codes import Codes, Drawn, Given, per_token, repeated
 from .errors import StepVARError
-from .guidance import PassSettings
+from .guidance import PassSettings, Strength, is_on
 from .memory import KVCache, Memory
 from .methods.policy import About, PassPlan, Policy, PolicyRun, due, rows_per_pass
 from .schedule import Pass, ScaleSchedule
@@ -145,7 +145,7 @@ class Job:
         needed = {max(step.index for step in self.passes if not policy.plans[step.index].is_skipped)}
         for step in reversed(self.passes):
             i, plan = step.index, policy.plans[step.index]
-            is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after
+            is_watched = not plan.is_dense or plan.remembers or i in policy.decides_after or i in policy.hears
             if not plan.is_skipped and (i in needed or is_watched or not self.given.is_whole(step)):
                 needed.update((i, *self.model.sees(step, self.schedule)))
         return needed
@@ -165,6 +165,8 @@ class Job:
             if not is_plain or rows != self.slice_of_rows(0, policy.plans) or self.guided_after - {"logits"}:
                 break
             if policy.tokens((step,), rows) is not DENSE or step.index - 1 in policy.decides_after:
+                break
+            if step.index in policy.hears:
                 break
             room -= step.scale.tokens
             if room < 0:
@@ -233,6 +235,7 @@ def finished(
         clock=clock,
         marks=(start, clock.mark()),
         plans=policy.plans,
+        quantizer=job.quantizer,
         logits=drawn.logits,
         soft=drawn.soft,
         scores=tokens.scores if job.keep_scores else None,
@@ -245,7 +248,7 @@ class Turn:
 
     run: what the model's `begin` made. group: the passes, mostly one. features: per pass what the quantiser gives it to
     read, None for the first. given: per pass its codes where nothing is drawn, else None. tokens: the token plan.
-    rows: the rows that run. t: guidance.combine's, 0 where one half runs.
+    rows: the rows that run. t: guidance.combine's, 0 where one half runs, (B, 1, 1) where pictures differ.
     """
 
     def __init__(
@@ -255,7 +258,9 @@ class Turn:
         self.group, self.features, self.given = group, features, given
         i, plans = group[0].index, policy.plans
         self.rows = job.slice_of_rows(i, plans)
-        self.t = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
+        self.t: Strength = job.settings.weights[i] if job.rows(plans)[i] == 2 * job.batch else 0.0
+        if not isinstance(self.t, Tensor) and self.t:
+            self.t = policy.strength(group, self.t)
         self.tokens = policy.tokens(group, self.rows) if len(group) == 1 else DENSE
         run.running, run.guidance = self.rows, self.t
 
@@ -284,6 +289,8 @@ class Turn:
     def answer(self, x_RLC: Tensor) -> list[Drawn]:
         """Codes of every pass from the blocks' output, (rows, L, C): given, or drawn and laid over what is kept."""
         if all(given is not None for given in self.given):
+            if self.step.index in self.policy.hears:
+                self.logits(x_RLC, self.step)
             return self.given
         return [self.lay_over(self.draw(x_RLC, self.tokens))]
 
@@ -301,8 +308,11 @@ class Turn:
         """The head's answer after guidance and temperature, (B, L, V)."""
         job, batch = self.job, self.job.batch
         temperature = job.settings.temperature[step.index]
-        if self.t and "logits" in job.guided_after:
-            return job.model.guide(job.model.logits(self.run, x_RLC, self.rows, step), self.t, temperature)
+        if is_on(self.t) and "logits" in job.guided_after:
+            logits_RLV = job.model.logits(self.run, x_RLC, self.rows, step)
+            if self.step.index in self.policy.hears:
+                self.policy.hear(self.step, logits_RLV)
+            return job.model.guide(logits_RLV, self.t, temperature)
         rows = slice(self.rows.start, self.rows.start + batch)
         return job.model.guide(job.model.logits(self.run, x_RLC[:batch], rows, step), 0.0, temperature)
 
@@ -315,8 +325,10 @@ class Turn:
 
     def lay_over(self, drawn: Drawn) -> Drawn:
         """Drawn codes where the pass adds something and where they may replace the given ones."""
-        quantizer, added = self.job.quantizer, self.tokens.added_BN
-        if added is not None:
+        quantizer, added, instead = self.job.quantizer, self.tokens.added_BN, self.tokens.instead
+        if instead is not None:
+            drawn = repeated(drawn, added, instead, self.step, quantizer)
+        elif added is not None:
             codes = drawn.codes.masked_fill(~per_token(added, drawn.codes), quantizer.nothing)
             drawn = replace(drawn, codes=codes, added=added)
         return self.job.given.over(drawn, self.step, quantizer)
@@ -335,8 +347,8 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
     done, sums, latent = [], {}, None
     for step in steps:
         latent = step.f_hat
-        of_step = latent if step.logits is None else step.logits
-        sums[step.index] = of_step.detach().sum(dtype=torch.float32)  # a number where all are: nothing waits for it
+        # a number where all are: nothing waits for it. No name may hold the logits while the next pass runs
+        sums[step.index] = (latent if step.logits is None else step.logits).detach().sum(dtype=torch.float32)
         step.f_hat = step.logits = None  # only the last f_hat is needed: free the others as we go
         done.append(step)
     check_numbers(sums, latent)

@@ -126,6 +126,10 @@ def draw_bits(odds_BLD: Tensor, streams: Streams, pass_index: int) -> Tensor:
 
 
 def smooth_probs(filtered_BLV: Tensor, gumbel_BLV: Tensor, progress: float) -> Tensor:
-    """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature)."""
+    """Gumbel-softmax weights of VAR's more_smooth at r = progress: softmax((logits (1 + r) + gumbel) / temperature).
+
+    The last scales divide by SMOOTH_FLOOR: what a batch rounds otherwise than a row alone, about 1e-6 in the logits, is
+    up to (1 + r) / SMOOTH_FLOOR = 400 times as much in the exponent, and can tip a token of the next scale.
+    """
     temperature = max(SMOOTH_TEMPERATURE * (1 - 0.95 * progress), SMOOTH_FLOOR)
     return ((filtered_BLV * (1 + progress) + gumbel_BLV) / temperature).softmax(-1)

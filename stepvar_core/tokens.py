@@ -18,7 +18,12 @@ class DenseTokens:
 
     @property
     def added_BN(self) -> Tensor | None:
-        """Bool, False where the pass must add nothing to f_hat; None = everywhere something."""
+        """Bool, False where the codes drawn must not stay: nothing is added, or `instead`; None = all stay."""
+        return None
+
+    @property
+    def instead(self) -> Tensor | None:
+        """Codes (B, N) or (B, N, bits) that are added where drawn ones do not stay; None = nothing."""
         return None
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class ScaleStep:
     """What one pass produced. Tensors are the loop's own, on its device: read them, do not change them.
 
     codes: (B, L) ids or (B, L, bits), the quantiser's `nothing` where nothing was added, L = 0 for a skipped pass.
+    vectors(): the same as vectors (B, L, C).
     f_hat: accumulated so far. logits: (B, L, V) after guidance, before filtering, for the tokens the head ran on;
     None when the codes were given. soft: features added where they are not the codes' own. kept: (B, t, h, w) bool.
     tokens_run: per picture; of given codes, the tokens they stand for. plans: of all passes, as the method plans them
@@ -53,6 +54,7 @@ class ScaleStep:
     clock: Clock
     marks: tuple
     plans: Sequence  # of methods.policy.PassPlan
+    quantizer: Any  # a codecs.quantizer.Quantizer
     logits: Tensor | None = None
     soft: Tensor | None = None
     scores: Any = None  # of methods.selectors.Scores, where they are kept
@@ -65,6 +67,9 @@ class ScaleStep:
     @property
     def seconds(self) -> float:
         return self.clock.seconds(*self.marks)
+
+    def vectors(self) -> Tensor:
+        return self.quantizer.vectors(self.codes)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 // @ts-check
 // The pack's one extension, and the only module that imports the host. Everything it adds is optional: without it, or
 // where a widget fails to start, the nodes work with plain widgets.
+// @ts-ignore the host serves it, without types
 import { api } from "../../scripts/api.js";
+// @ts-ignore the same
 import { app } from "../../scripts/app.js";
 import { attachMethods } from "./widgets/accelerators.js";
 import { attachCanvases } from "./widgets/canvases.js";

@@ -197,7 +197,8 @@ def _public_codec(model, model_name: str) -> str:
     """Listed name of the VAE a model belongs with. Raises CheckpointMismatch saying which to download."""
     if model_name == BUNDLED:
         return BUNDLED
-    family, listed = family_of(model), {}
+    family = family_of(model)
+    listed: dict[str, str] = {}
     for name in sorted({name for key in VAE_FOLDERS for name in _files(key)}):
         listed.setdefault(_known_as(name), name)
     wanted = family.vae_names(model.config)

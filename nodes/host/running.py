@@ -40,6 +40,12 @@ def run(handle, hidden, job) -> tuple[Result, torch.Tensor | None]:
     return finish(job, watched(scale_steps(job), progress)), progress.last
 
 
+def workflow_id(extra_pnginfo):
+    """The id of the workflow a prompt came from; None where the client sent none, or something else in its place."""
+    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
+    return workflow.get("id") if isinstance(workflow, dict) else None
+
+
 class Progress:
     """Progress bar, live preview and one message per scale for the node that is running.
 
@@ -50,9 +56,7 @@ class Progress:
 
     def __init__(self, handle, hidden, job):
         self.handle, self.node_id, self.total = handle, hidden.unique_id, len(job.passes)
-        self.workflow = ((hidden.extra_pnginfo or {}).get("workflow") or {}).get(
-            "id"
-        )  # other tabs may have nodes of the same id
+        self.workflow = workflow_id(hidden.extra_pnginfo)  # other tabs may have nodes of the same id
         self.bar = comfy.utils.ProgressBar(self.total, node_id=self.node_id)
         self.started, self.spent = time.perf_counter(), 0.0
         self.last = None

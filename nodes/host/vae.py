@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 
 from ...stepvar_core.codes import Codes
-from ...stepvar_core.errors import LatentMismatch
+from ...stepvar_core.errors import LatentMismatch, ShapeMismatch
 from .running import to_host
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class HostVAE:
     def encode(self, pixels):
         """Feature maps (B, C, h, w), not yet quantised, of pictures (B, H, W, 3). Edges are cropped to whole cells."""
         stride = self.codec.config.stride
+        _check_picture(pixels, stride)
         height, width = (n // stride * stride for n in pixels.shape[1:3])
         management.load_models_gpu([self.patcher], memory_required=height * width * self.codec.config.ch * 16)
         with torch.inference_mode():
@@ -76,6 +77,15 @@ class HostVAE:
             )
 
 
+def _check_picture(image, least: int) -> None:
+    """Raises ShapeMismatch for what is no picture (B, H, W, 3 or more) of at least so many pixels along each edge."""
+    if image.ndim != 4 or not len(image) or image.shape[-1] < 3 or min(image.shape[1:3]) < least:
+        raise ShapeMismatch(
+            f"The picture is {tuple(image.shape)} (pictures, height, width, channels).",
+            f"Use a colour picture of at least {least} x {least} pixels.",
+        )
+
+
 def encode_codes(vae, image: torch.Tensor, schedule) -> tuple[Codes, torch.Tensor]:
     """Codes of pictures (B, H, W, 3), scaled and cropped to the schedule's size, and their f_hat (B, C, h, w)."""
     if not isinstance(vae, HostVAE):
@@ -84,6 +94,7 @@ def encode_codes(vae, image: torch.Tensor, schedule) -> tuple[Codes, torch.Tenso
             "Connect the VAE of Load VAR Model.",
         )
     stride, final = vae.codec.config.token_stride, schedule.final
+    _check_picture(image, 1)
     fitted = comfy.utils.common_upscale(
         image[..., :3].movedim(-1, 1), final.w * stride, final.h * stride, "lanczos", "center"
     ).movedim(1, -1)

@@ -90,8 +90,11 @@ class BitwiseQuantizer(Quantizer):
 
     def lookup(self, codes_BLD: Tensor, scale: Scale) -> Tensor:
         """Code features (B, C, h, w) at the latent's resolution; zeros where nothing is added."""
-        h_BLD = (codes_BLD.float() * 2 - 1) / math.sqrt(self.dim) * self.is_added(codes_BLD).unsqueeze(-1)
-        return self.unpatch(h_BLD, scale)
+        return self.unpatch(self.vectors(codes_BLD), scale)
+
+    def vectors(self, codes_BLD: Tensor) -> Tensor:
+        """(B, L, bits): the coordinates of a token's bits; zeros where nothing is added."""
+        return (codes_BLD.float() * 2 - 1) / math.sqrt(self.dim) * self.is_added(codes_BLD).unsqueeze(-1)
 
     def patchify(self, x_BCHW: Tensor) -> Tensor:
         """Latent cells as the model reads them, (B, C patch^2, H / patch, W / patch): pixel_unshuffle."""

@@ -113,8 +113,11 @@ class MultiScaleQuantizer(nn.Module, Quantizer):
 
     def lookup(self, ids_BL: Tensor, scale: Scale) -> Tensor:
         """Code features (B, C, h, w); zeros where the id is NOTHING."""
-        h_BLC = self.embedding(ids_BL.clamp(min=0)) * (ids_BL >= 0).unsqueeze(-1)
-        return rearrange(h_BLC, "b (h w) c -> b c h w", h=scale.h)
+        return rearrange(self.vectors(ids_BL), "b (h w) c -> b c h w", h=scale.h)
+
+    def vectors(self, ids_BL: Tensor) -> Tensor:
+        """(B, L, C): rows of the codebook; zeros where the id is NOTHING."""
+        return self.embedding(ids_BL.clamp(min=0)) * (ids_BL >= 0).unsqueeze(-1)
 
     def expected(self, probs_BLV: Tensor, scale: Scale) -> Tensor:
         """Probability-weighted code features (B, C, h, w): the soft step of smoothed sampling."""

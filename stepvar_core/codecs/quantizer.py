@@ -57,6 +57,10 @@ class Quantizer:
         """f_hat as a pass reads it, at its grid; None where nothing precedes."""
         raise NotImplementedError
 
+    def vectors(self, codes: Tensor) -> Tensor:
+        """(B, L, C): the codes as vectors, token by token, zeros where nothing is added."""
+        raise NotImplementedError
+
     def lookup(self, codes: Tensor, scale: Scale) -> Tensor:
         """Features of codes, zeros where nothing is added."""
         raise NotImplementedError

@@ -27,6 +27,11 @@ def reader(family: Family, features: str, folder: str, device: str) -> Callable[
             f"The {family.name} family reads its prompts' pads; this tool knows features without any.",
             "Draw with sv.sample, or in ComfyUI.",
         )
+    if family.reads.pooled:
+        raise ConditionMismatch(
+            f"The {family.name} family reads a vector of the whole prompt too; this tool knows features alone.",
+            "Draw with sv.sample, or in ComfyUI.",
+        )
     if features:
         return stored_features(features)
     if family.reads.encoder != ENCODER:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import guidance
 from ..codes import Drawn
 from ..errors import ConditionMismatch, OptionError
-from ..guidance import PassSettings, combine
+from ..guidance import PassSettings, Strength, combine, is_on
 from ..schedule import Pass, ScaleSchedule
 from .family import NoOptions
 from .layers import place_blocks
@@ -225,9 +225,9 @@ class NextScaleModel(nn.Module):
         """The head's answer, (rows, L, V) float32. rows: which of the run's rows x_RLC holds. step: the pass."""
         raise NotImplementedError
 
-    def guide(self, logits_RLV: Tensor, t: float, temperature: float) -> Tensor:
+    def guide(self, logits_RLV: Tensor, t: Strength, temperature: float) -> Tensor:
         """One answer per picture, (B, L, V). t: the strength of guidance.combine; 0 where one half came in."""
-        logits_BLV = combine(logits_RLV, t) if t else logits_RLV
+        logits_BLV = combine(logits_RLV, t) if is_on(t) else logits_RLV
         return logits_BLV / temperature if temperature != 1 else logits_BLV
 
     def predict(self, turn) -> list[Drawn]:

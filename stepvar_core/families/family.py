@@ -94,7 +94,8 @@ class Prompt:
     """A family that reads text: its config has text_dim, the channels of the features.
 
     encoder: a type of Load VAR Text Encoder. named: the encoder's name in messages. longest: tokens of a prompt.
-    keeps_pads: prompts are padded to `longest`, and the pads are read. joins: features of two prompts one after the
+    keeps_pads: prompts are padded to `longest`, and the pads are read. pooled: a vector of the whole prompt is read
+    beside its features. joins: features of two prompts one after the
     other are a prompt too (Conditioning Concat).
     """
 
@@ -102,6 +103,7 @@ class Prompt:
     named: str
     longest: int
     keeps_pads: bool = False
+    pooled: bool = False
     joins: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -119,3 +120,14 @@ def rotate(x_RL2HD: Tensor, table_RLX: Tensor) -> Tensor:
 
     # a product of complex numbers: one pass over memory where the four real products take ten
     return torch.view_as_real(pairs(x_RL2HD) * pairs(table_RLX)[:, :, None, None]).flatten(-2)
+
+
+def padded(texts: Sequence[Tensor], device) -> tuple[Tensor, Tensor | None]:
+    """Texts (length, C) of any lengths as (rows, T, C) float32, and what is real of it, bool (rows, 1, 1, T); None
+    when all of it is."""
+    lengths = [len(text) for text in texts]
+    features_RTC = nn.utils.rnn.pad_sequence([text.to(device, torch.float32) for text in texts], batch_first=True)
+    if min(lengths) == max(lengths):
+        return features_RTC, None
+    is_real_RT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    return features_RTC, is_real_RT.to(device)[:, None, None]

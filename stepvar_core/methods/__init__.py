@@ -9,10 +9,17 @@ code; `fidelity` says where one is less than its paper.
 from __future__ import annotations
 
 from ..errors import OptionError
-from . import fastervar, fastvar, lazyvar, skipvar, sparsevar
+from . import fastervar, fastvar, lazyvar, ldpruning, skipvar, sparsevar
 from .method import Accelerator, Method
 
-METHODS: tuple[Method, ...] = (fastvar.METHOD, sparsevar.METHOD, fastervar.METHOD, skipvar.METHOD, lazyvar.METHOD)
+METHODS: tuple[Method, ...] = (
+    fastvar.METHOD,
+    sparsevar.METHOD,
+    fastervar.METHOD,
+    skipvar.METHOD,
+    lazyvar.METHOD,
+    ldpruning.METHOD,
+)
 
 
 def method_of(name: str) -> Method:

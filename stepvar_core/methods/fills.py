@@ -89,11 +89,13 @@ class Fill:
 
     on_head: the head runs on kept tokens and its answers are copied; else hidden states are rebuilt for the whole grid.
     adds_nothing: where tokens were left out, the pass adds nothing to f_hat.
+    repeats: there it adds the codes of the last pass that ran once more.
     reads_earlier: takes an earlier dense scale's change, which must be remembered.
     """
 
     on_head = False
     adds_nothing = False
+    repeats = False
     reads_earlier = False
 
     def stays(self, scale: Scale) -> Tensor | None:
@@ -127,6 +129,14 @@ class AddNothing(CopyNearest):
         return kept.lay_over(change_RKC.new_zeros(rows, kept.scale.tokens, width), change_RKC)
 
 
+class RepeatCodes(AddNothing):
+    """The codes of the last pass that ran, nearest-upsampled, once more (LD-Pruning). Around sub-layers, where no
+    codes are drawn, as `zero`."""
+
+    adds_nothing = False
+    repeats = True
+
+
 class CopyAnchor(CopyNearest):
     """The answer of the nearest anchor, a lattice that always runs (SparseVAR)."""
 
@@ -154,7 +164,18 @@ FILLS: dict[str, Fill] = {
     "zero": AddNothing(),
     "anchor": CopyAnchor(),
     "cache": EarlierChange(),
+    "repeat": RepeatCodes(),
 }
+
+
+def upsampled_codes(codes: Tensor, old: Scale, new: Scale) -> Tensor:
+    """Codes (B, L) or (B, L, bits) of one grid at every position of another, the nearest one's."""
+    axes = []
+    for before, after in zip(old.grid, new.grid):
+        axes.append(torch.arange(after, device=codes.device) * before // after)
+    t, h, w = axes
+    index = ((t[:, None, None] * old.h + h[:, None]) * old.w + w).flatten()
+    return codes[:, index]
 
 
 def gather_tokens(x_RLC: Tensor, index_BK: Tensor) -> Tensor:

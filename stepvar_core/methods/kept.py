@@ -83,7 +83,8 @@ class KeptTokens(DenseTokens):
     """What both ways share: choosing by score, tables at the tokens that run, and what is shown of the choice.
 
     One set per image, chosen on the first rows (the conditional ones when both halves run) and shared with the other
-    half, ascending. `is_separate`: each half chooses its own, and what is shown is the first one's.
+    half, ascending. `is_separate`: each half chooses its own, and what is shown is the first one's. repeated: codes of
+    the whole grid, for a fill that adds those again.
     """
 
     def __init__(
@@ -97,10 +98,11 @@ class KeptTokens(DenseTokens):
         fill: Fill,
         earlier: Earlier | None = None,
         is_separate: bool = False,
+        repeated: Tensor | None = None,
     ):
         self.plan, self.step, self.scale = plan, step, step.scale
         self.batch, self.run_rows, self.is_separate = batch, rows, is_separate
-        self.score, self.fill, self.earlier = score, fill, earlier
+        self.score, self.fill, self.earlier, self.repeated = score, fill, earlier, repeated
         self.running: Kept | None = None  # the tokens the stream holds now; None = all
         self.first: Kept | None = None  # the first choice
         self.scores: Scores | None = None
@@ -135,7 +137,7 @@ class SparseStream(KeptTokens):
 
     def __init__(self, plan: PassPlan, step: Pass, **settings):
         super().__init__(plan, step, **settings)
-        self.entry_layer = next(layer for layer, kept in enumerate(plan.kept) if kept < plan.tokens)
+        self.entry_layer = next((layer for layer, kept in enumerate(plan.kept) if kept < plan.tokens), 0)
         self.entry_RNC: Tensor | None = None
 
     def enter(self, layer: int, x_RLC: Tensor) -> Tensor:
@@ -153,7 +155,11 @@ class SparseStream(KeptTokens):
 
     @property
     def added_BN(self) -> Tensor | None:
-        return self.kept_BN() if self.fill.adds_nothing else None
+        return self.kept_BN() if self.fill.adds_nothing or self.fill.repeats else None
+
+    @property
+    def instead(self) -> Tensor | None:
+        return self.repeated if self.fill.repeats else None
 
     def spread(self, values_BKX: Tensor) -> Tensor:
         return self.fill.spread(values_BKX, self.running) if self.fill.on_head else values_BKX

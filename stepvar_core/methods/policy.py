@@ -1,8 +1,9 @@
-"""What a method answers: five slots, each with a null object that changes nothing.
+"""What a method answers: six slots, each with a null object that changes nothing.
 
     resolve   presets, goals and published numbers become numbers              Policy.resolve
     plan      how many tokens each block of each pass runs, on the host        Policy.plan
     tokens    which tokens run, and how the others are filled                  PolicyRun.tokens
+    strength  how strong guidance is, for every picture; `hear` before it      PolicyRun.strength
     memory    how the blocks attend, and which keys later passes find          PolicyRun.memory
     observe   what came out of a pass; later plans may change                  PolicyRun.observe
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from ..errors import StepVARError
 from ..schedule import Pass, ScaleSchedule
@@ -147,6 +150,10 @@ class Policy:
         do not fit the run."""
         return [PassPlan.dense(step.scale.tokens, about.layers) for step in about.schedule.passes]
 
+    def least(self, about: About) -> list[PassPlan] | None:
+        """The least that may run where a picture decides, with `plan` as the most; None where nothing is decided."""
+        return None
+
     def begin(self, about: About, plans: Sequence[PassPlan]) -> PolicyRun:
         """The state of one run of `plans`."""
         return PolicyRun(plans)
@@ -183,9 +190,11 @@ class PolicyRun:
     plans: the live list. The loop reads a pass's plan when its turn comes, so `observe` may replace later ones in
     place, as long as each fits what `plan` answered (see PassPlan.fits).
     decides_after: passes whose `observe` does so. Given codes on both sides of one are not run together.
+    hears: passes whose logits `hear` is given.
     """
 
     decides_after: Container[int] = ()
+    hears: Container[int] = ()
 
     def __init__(self, plans: Sequence[PassPlan]):
         self.plans = list(plans)
@@ -194,6 +203,13 @@ class PolicyRun:
         """The token plan of the passes that run next, mostly one. rows: those that run, of conditional rows first and
         unconditional ones second. Asking changes nothing: the loop may ask twice."""
         return DENSE
+
+    def strength(self, steps: tuple[Pass, ...], t: float) -> float | Tensor:
+        """The t of guidance.combine in these passes: the given one, or (B, 1, 1), one for each picture."""
+        return t
+
+    def hear(self, step: Pass, logits_RLV: Tensor) -> None:
+        """The head's answers of both guidance halves, for the tokens it ran on; no call where one half runs."""
 
     def memory(self, steps: tuple[Pass, ...], cache):
         """What the blocks attend with in these passes."""

@@ -98,10 +98,19 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
+class LastCodes:
+    """Codes of the last pass that ran, and as vectors (B, L, C)."""
+
+    codes: Tensor
+    vectors: Tensor
+    scale: Scale
+
+
+@dataclass(frozen=True)
 class ScoreContext:
     """What a selector may read besides the features. noise(name, shape) -> uniform (B, …) of this pass's own stream.
 
-    f_hats: before and after the last pass that ran, None where there was none.
+    f_hats: before and after the last pass that ran, None where there was none. last: the codes of that pass.
     """
 
     scale: Scale
@@ -112,6 +121,7 @@ class ScoreContext:
     iterations: int = 5
     kernel: int = 3
     f_hats: tuple[Tensor | None, Tensor | None] = (None, None)
+    last: LastCodes | None = None
 
     def update(self) -> Tensor | None:
         """(B, L): energy the last pass added to f_hat at each place, None where no pass ran."""
@@ -192,6 +202,47 @@ def update_energy(change: Tensor, scale: Scale) -> Tensor:
     return F.interpolate(energy, size=scale.grid, mode="area").flatten(1)
 
 
+def haar_energy(vectors_BLC: Tensor, scale: Scale) -> Tensor:
+    """(B, t, ceil(h / 2), ceil(w / 2)): energy of LH, HL and HH of an orthonormal Haar step, summed over channels
+    (LD-Pruning, arXiv 2606.00310). Odd sides are continued by their last row or column."""
+    precision = torch.float32 if vectors_BLC.device.type == "mps" else torch.float64
+    x = rearrange(vectors_BLC.to(precision), "b (t h w) c -> (b t) c h w", t=scale.t, h=scale.h)
+    x = F.pad(x, (0, scale.w % 2, 0, scale.h % 2), mode="replicate")
+    a, b, c, d = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+    across, down, diagonal = (b - a) + (d - c), (c - a) + (d - b), (a - b) + (d - c)
+    energy = (across.square() + down.square() + diagonal.square()).sum(1) / 4
+    return rearrange(energy, "(b t) h w -> b t h w", t=scale.t)
+
+
+def detail_energy(vectors_BLC: Tensor, old: Scale, new: Scale) -> Tensor:
+    """(B, L): Haar energy of one scale's code vectors, its 3 x 3 mean (zeros around, always of nine), at another grid.
+
+    Bits give few distinct energies: they are compared in steps of 2^-20 of the picture's largest, or rounding would
+    part equal ones.
+    """
+    pooled = F.avg_pool2d(haar_energy(vectors_BLC, old), 3, stride=1, padding=1)
+    resized = F.interpolate(pooled.unsqueeze(1), size=new.grid, mode="trilinear", align_corners=False)
+    energy_BL = resized.flatten(1)
+    step = (energy_BL.amax(1, keepdim=True) * 2**-20).clamp_min(torch.finfo(energy_BL.dtype).tiny)
+    return (energy_BL / step).round() * step
+
+
+def holding_energy(energy_BL: Tensor, share: float) -> Tensor:
+    """(B, L) bool: the places of highest energy that together hold this share of a picture's, and all that equal the
+    last of them. All places where the share is 1 or there is no energy."""
+    ordered, total = energy_BL.sort(1, descending=True).values, energy_BL.sum(1, keepdim=True)
+    count = (ordered.cumsum(1) < share * total).sum(1, keepdim=True) + 1
+    least = ordered.gather(1, count.clamp(max=energy_BL.shape[1]) - 1)
+    return (energy_BL >= least) | (total <= 0) | (share >= 1)
+
+
+def detail(x_BLC: Tensor, context: ScoreContext) -> Scores:
+    """LD-Pruning's: Haar energy of the codes of the last pass that ran. Where none ran, texture stands in."""
+    if context.last is None:
+        return texture_only(x_BLC, context)
+    return Scores(detail_energy(context.last.vectors, context.last.scale, context.scale).float())
+
+
 def distance_to_mean(x_BLC: Tensor, context: ScoreContext) -> Scores:
     """Squared distance to the image's mean token (FastVAR, Guo et al. 2025)."""
     return Scores((x_BLC - x_BLC.mean(1, keepdim=True)).square().sum(-1))
@@ -220,6 +271,7 @@ SELECTORS: dict[str, Callable[[Tensor, ScoreContext], Scores]] = {
     "lowest_texture": lowest_texture,
     "update": update,
     "turn": turn,
+    "detail": detail,
 }
 
 

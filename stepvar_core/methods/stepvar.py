@@ -14,11 +14,11 @@ from torch import Tensor
 from ..errors import OptionError, ShapeMismatch
 from ..schedule import Pass, Scale, ScaleSchedule
 from ..tokens import DENSE, DenseTokens
-from .fills import FILLS
+from .fills import FILLS, upsampled_codes
 from .kept import AroundSublayers, Earlier, RecordingStream, RecordingSublayers, SparseStream
 from .method import Option
 from .policy import HALVES, About, PassPlan, Policy, PolicyRun
-from .selectors import NORMALISERS, SELECTORS, ScoreContext, Scores
+from .selectors import NORMALISERS, SELECTORS, LastCodes, ScoreContext, Scores
 
 SCOPES = ("scale", "sublayer")
 PROTECT_MODES = ("add", "keep")
@@ -140,6 +140,11 @@ class StepVAR(Policy):
                 "The cache fill copies from an earlier dense scale, and the first scale is pruned already.",
                 "Use fewer ratios or another fill.",
             )
+        if FILLS[self.fill].repeats and not plans[0].is_dense:
+            raise OptionError(
+                "The repeat fill takes the codes of an earlier scale, and the first scale is pruned already.",
+                "Use fewer ratios or another fill.",
+            )
         sites = 1 if self.scope == "scale" else about.sublayers * len(layers)
         for i in self.remembered(plans):
             plans[i] = replace(plans[i], remembers=plans[i].tokens * about.width * about.itemsize * sites)
@@ -248,10 +253,14 @@ class StepVARRun(PolicyRun):
         }
         self.earlier = Earlier()
         self.f_hats: tuple[Tensor | None, Tensor | None] = (None, None)  # before and after the last pass that ran
+        self.last: LastCodes | None = None
+        self.reads_codes = FILLS[policy.fill].repeats or policy.selector == "detail"
 
     def observe(self, step) -> None:
         if step.tokens_run:
             self.f_hats = (self.f_hats[1], step.f_hat)
+            if self.reads_codes:
+                self.last = LastCodes(step.codes, step.vectors(), step.step.scale)
 
     def tokens(self, steps: tuple[Pass, ...], rows: slice) -> DenseTokens:
         step = steps[-1]  # of dense passes that run together only the last can be followed by a pruned one
@@ -264,8 +273,9 @@ class StepVARRun(PolicyRun):
         return RecordingSublayers(step, self.layers, self.earlier)
 
     def kept_tokens(self, step: Pass, rows: slice) -> DenseTokens:
-        policy = self.policy
+        policy, last = self.policy, self.last
         made = self.sparse if policy.scope == "scale" else self.around
+        repeats = FILLS[policy.fill].repeats and last is not None
         return made(
             self.plans[step.index],
             step,
@@ -275,6 +285,7 @@ class StepVARRun(PolicyRun):
             fill=FILLS[policy.fill],
             earlier=self.earlier,
             is_separate=policy.cfg_mask == "separate",
+            repeated=upsampled_codes(last.codes, last.scale, step.scale) if repeats else None,
         )
 
     def score(self, x_BLC: Tensor, step: Pass) -> Scores:
@@ -302,6 +313,7 @@ class StepVARRun(PolicyRun):
             iterations=self.policy.iterations,
             kernel=self.policy.kernel,
             f_hats=self.f_hats,
+            last=self.last,
         )
 
 

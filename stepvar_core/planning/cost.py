@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from ..families.base import TEXT_TOKENS, Cost
 from ..memory import cache_bytes
-from ..methods.policy import About, NoPruning, PassPlan, Policy, rows_per_pass
+from ..methods.policy import About, NoPruning, PassPlan, rows_per_pass
 from ..schedule import ScaleSchedule
 
 STREAM_BYTES = 4  # per channel of the residual stream, at most
@@ -29,7 +29,8 @@ class ScaleCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """scales per pass; flops of the run; speedup against the same run without pruning; peak_bytes = weights, cache,
+    """scales per pass; flops of the run; least_flops where a picture decides, of the least that may run, and then
+    speedup is a pair, lowest and highest; speedup against the same run without pruning; peak_bytes = weights, cache,
     what the `cache` fill remembers and the largest activations, without what an allocator rounds up and a kernel's
     own workspace."""
 
@@ -38,10 +39,12 @@ class Estimate:
     dense_flops: int
     kv_bytes: int
     peak_bytes: int
+    least_flops: int | None = None
 
     @property
-    def speedup(self) -> float:
-        return self.dense_flops / self.flops
+    def speedup(self) -> float | tuple[float, float]:
+        lowest = self.dense_flops / self.flops
+        return lowest if self.least_flops is None else (lowest, self.dense_flops / self.least_flops)
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,14 @@ def estimate(
     about, cost, itemsize = About.of(model, schedule, batch), model.cost(text_tokens), model.dtype.itemsize
     weights = model.per_pass(schedule, model.Options.read(options), cfg=cfg).weights
 
-    def decide(policy: Policy) -> Decided:
-        plans = policy.plan(about)
+    def decide(plans: list[PassPlan]) -> Decided:
         runs = {i for i, plan in enumerate(plans) if not plan.is_skipped}
         seen = [sorted(runs & set(model.sees(step, schedule))) for step in schedule.passes]
         return Decided(plans, rows_per_pass(plans, weights, batch), weights, seen)
 
-    run = decide((pruning or NoPruning()).resolve(model, schedule))
-    dense = decide(NoPruning())
+    policy = (pruning or NoPruning()).resolve(model, schedule)
+    run, dense = decide(policy.plan(about)), decide(NoPruning().plan(about))
+    least = policy.least(about)
     scales = price(run, cost, schedule, batch, itemsize)
     dense_scales = price(dense, cost, schedule, batch, itemsize)
     kv_bytes = cache_bytes(
@@ -103,6 +106,7 @@ def estimate(
         dense_flops=sum(s.flops for s in dense_scales) + once(dense, cost),
         kv_bytes=kv_bytes,
         peak_bytes=weights_bytes(model) + kv_bytes + held_bytes(run, cost, model, schedule, batch),
+        least_flops=None if least is None else flops_of(decide(least), cost, schedule, batch, itemsize),
     )
 
 
@@ -128,6 +132,11 @@ def price(run: Decided, cost: Cost, schedule: ScaleSchedule, batch: int, itemsiz
                 flops += plan.tokens * (answering * cost.tail_per_token + batch * cost.embed_per_token)
         scales.append(ScaleCost(step.scale.grid, plan.tokens, plan.fewest, flops, kv_bytes))
     return tuple(scales)
+
+
+def flops_of(run: Decided, cost: Cost, schedule: ScaleSchedule, batch: int, itemsize: int) -> int:
+    """FLOPs of a whole run."""
+    return sum(s.flops for s in price(run, cost, schedule, batch, itemsize)) + once(run, cost)
 
 
 def tokens_of(run: Decided, cost: Cost, index: int, layer: int) -> int:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import OptionError
+from ..errors import OptionError, ShapeMismatch
 from ..trace import LAYERS as SCORES
 from ..trace import ScaleTrace, Trace
 
@@ -63,8 +63,15 @@ def draw(image_BHW3: Tensor, map_BTHW: Tensor, layer: str, opacity: float) -> Te
     """The pictures with the map over them, (B, H, W, 3).
 
     kept: pruned cells sink into dark blue, an orange line runs along their border. Scores: viridis, blended by opacity.
-    Raises OptionError when there are neither as many pictures as maps, nor a multiple.
+    Further channels (alpha) are left out. Raises OptionError when there are neither as many pictures as maps, nor a
+    multiple, and ShapeMismatch for a picture without pixels or colours.
     """
+    if image_BHW3.ndim != 4 or image_BHW3.shape[-1] < 3 or not image_BHW3.numel():
+        raise ShapeMismatch(
+            f"The picture is {tuple(image_BHW3.shape)}; expected (B, H, W, 3) with at least one pixel.",
+            "Connect the picture decoded from this run.",
+        )
+    image_BHW3 = image_BHW3[..., :3]
     frames, height, width, _ = image_BHW3.shape
     map_FHW = to_pixels(map_BTHW, height, width).to(image_BHW3.device)
     if frames % len(map_FHW):

@@ -92,6 +92,7 @@ def experiments(layers: int, skips: int, schedule: sv.ScaleSchedule, full_scales
         "stepvar",
         "update",
         "turn",
+        "detail",
         "checkerboard",
         "lowest_texture",
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stepvar_core.families.infinity.model import Infinity, TextCondition, rotary_table
 from stepvar_core.families.infinity.schedules import full_grid
+from stepvar_core.families.layers import padded
 from stepvar_core.schedule import ScaleSchedule
 from stepvar_core.token_sampling import Streams
 
@@ -89,7 +90,7 @@ def naive_steps(
     sampling."""
     defaults, batch, device = model.config.defaults, condition.batch, model.weight_device
     texts = condition.joined(model.unconditional(condition))
-    features_RTC, is_real = texts.padded(device)
+    features_RTC, is_real = padded(texts.texts, device)
     full, head_dim = full_grid(schedule), model.config.head_dim
     streams, caches = Streams(seed, tuple(range(batch))), [[] for _ in model.blocks]
     f_hat = quantizer.empty(batch, schedule, device)

@@ -196,6 +196,12 @@ class Subject:
         policy = (pruning or sv.NoPruning()).resolve(self.model, schedule)
         return policy.plan(About.of(self.model, schedule, batch))
 
+    def decides(self, pruning, schedule: sv.ScaleSchedule | None = None) -> bool:
+        """Whether a picture decides how much of it runs: then a plan is the most that may."""
+        schedule = schedule or self.schedule
+        policy, about = (pruning or sv.NoPruning()).resolve(self.model, schedule), About.of(self.model, schedule, 2)
+        return bool(policy.begin(about, policy.plan(about)).decides_after)
+
     def added_up(self, result: sv.Result) -> torch.Tensor:
         """f_hat of what a result says was added."""
         quantizer, f_hat = self.quantizer, self.quantizer.empty(len(result.latent), self.schedule, "cpu")
@@ -381,7 +387,7 @@ MAKERS: dict[str, Callable[[str], Subject]] = {
     "hart-maskgit": functools.partial(
         hart,
         settings={"options": {"maskgit_steps": 3}},
-        policies=(OFF, *EARLIER, "quality"),  # the last scale in several steps is dense
+        policies=(OFF, *EARLIER),  # the last scale in several steps is dense
     ),
     "switti": functools.partial(switti, policies=None),
     "switti-causal": functools.partial(switti, is_causal=True, policies=(OFF, *FILLED, "fastvar")),

@@ -30,7 +30,12 @@ def kept(policy, model, schedule) -> list[int]:
     return [s.kept for s in sv.estimate(model, schedule, policy).scales]
 
 
-# plans --------------------------------------------------------------------------------------
+def decides(method: str, model, schedule) -> bool:
+    """Whether a picture decides how much of it runs."""
+    return sv.estimate(model, schedule, sv.accelerator(method)).least_flops is not None
+
+
+# plans ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", sorted(TEMPLATES))
@@ -45,7 +50,8 @@ def test_every_aspect_ratio_of_infinity_is_accelerated(method, ratio):
             for sched in (square, schedule)
         ]
         assert shares[1] == pytest.approx(shares[0], abs=0.02)
-        assert sv.estimate(model, schedule, sv.accelerator(method)).speedup > 1.15
+        speedup = sv.estimate(model, schedule, sv.accelerator(method)).speedup
+        assert (speedup[1] if isinstance(speedup, tuple) else speedup) > 1.15
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,7 +63,8 @@ def test_every_shape_of_infinity_runs(method):
         small = sv.ScaleSchedule([(1, math.ceil(h / 5), math.ceil(w / 5)) for h, w in grids])
         for schedule in (sv.ScaleSchedule([(1, *grid) for grid in grids[:7]]), small):
             result = sv.sample(model, None, condition, schedule=schedule, pruning=sv.accelerator(method))
-            assert [s.tokens_run for s in result.trace.scales] == kept(sv.accelerator(method), model, schedule)
+            ran, plan = [s.tokens_run for s in result.trace.scales], kept(sv.accelerator(method), model, schedule)
+            assert all(a <= b for a, b in zip(ran, plan)) if decides(method, model, schedule) else ran == plan
             assert result.latent.shape[-2:] == (schedule.final.h, schedule.final.w) and result.latent.isfinite().all()
 
 

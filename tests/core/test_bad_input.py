@@ -8,6 +8,7 @@ import torch
 from tiny_models import SCHEDULE, tiny_vae, tiny_var
 
 import stepvar_core as sv
+from stepvar_core.viewing.overlay import draw
 
 NAN, INF = float("nan"), float("inf")
 
@@ -26,7 +27,10 @@ NAN, INF = float("nan"), float("inf")
         ({"ratios": (0.5,), "structure_weight": NAN}, "structure_weight is nan"),
         ({"ratios": (0.5,), "structure_weight": 2}, "structure_weight is 2"),
         ({"ratios": (0.5,), "selector": "best"}, "selector is 'best'. Choose one of stepvar"),
-        ({"ratios": (0.5,), "fill": "mean"}, "fill is 'mean'. Choose one of nearest, delta, zero, anchor, cache."),
+        (
+            {"ratios": (0.5,), "fill": "mean"},
+            "fill is 'mean'. Choose one of nearest, delta, zero, anchor, cache, repeat.",
+        ),
         ({"ratios": (0.5,), "scope": "layer"}, "scope is 'layer'"),
         ({"ratios": (0.5,), "normalise": None}, "normalise is None"),
         ({"ratios": (0.5,), "normalise": ["minmax"]}, "normalise is ['minmax']"),
@@ -265,3 +269,16 @@ def test_every_error_is_a_value_error_with_a_remedy():
 
 def test_a_null_class_is_no_error():
     assert tiny_var().class_condition([-1, 5]).labels_B.tolist() == [5, 5]
+
+
+def test_pictures_the_overlay_draws_on():
+    cells, picture = torch.ones(1, 1, 2, 2), torch.rand(1, 8, 8, 4)
+    assert torch.equal(draw(picture, cells, "kept", 0.5), draw(picture[..., :3], cells, "kept", 0.5))
+    for odd in (torch.rand(1, 0, 8, 3), torch.rand(8, 8, 3), torch.rand(1, 8, 8, 1), torch.rand(0, 8, 8, 3)):
+        with pytest.raises(sv.ShapeMismatch, match=re.escape(f"The picture is {tuple(odd.shape)}")):
+            draw(odd, cells, "kept", 0.5)
+
+
+def test_messages_end():
+    error = sv.OptionError("x" * 5000, "y" * 5000)
+    assert len(str(error)) <= 2000 and str(error).startswith("xxx") and str(error).endswith("yyy")

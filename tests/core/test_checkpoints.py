@@ -383,3 +383,25 @@ def test_a_stamp_changes_with_the_file_and_the_config_beside_it(tmp_path, var_fi
     save(tiny_var(heads=1), var_file)
     seen.append(stamp(var_file))
     assert len(set(seen)) == 3 and stamp(var_file) == seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (torch.zeros(1, 66, 32, dtype=torch.int32), "1 of whole numbers (pos_1LC)"),
+        (torch.zeros(1, 66, 32, dtype=torch.bool), "1 of whole numbers (pos_1LC)"),
+        (torch.zeros(1, 66, 32, dtype=torch.complex64), "1 of whole numbers (pos_1LC)"),
+        (torch.zeros(1, 66, 32).to_sparse(), "holds pos_1LC in a form without plain numbers"),
+        (torch.quantize_per_tensor(torch.zeros(1, 66, 32), 1.0, 0, torch.qint8), "holds pos_1LC in a form"),
+        (torch.zeros(1, 66, 32, device="meta"), "holds pos_1LC in a form"),
+    ],
+    ids=["int32", "bool", "complex", "sparse", "quantised", "meta"],
+)
+def test_tensors_of_another_kind(tmp_path, odd, message):
+    torch.save(tiny_var().state_dict() | {"pos_1LC": odd}, tmp_path / "var.pth")
+    refused(tmp_path / "var.pth", message, config={"patch_nums": EDGES})
+
+
+def test_a_config_of_no_sane_size_is_not_read(tmp_path, var_file):
+    (tmp_path / "config.json").write_text(json.dumps({"norm_eps": 1e-3, "x": "y" * (3 << 20)}))
+    assert sv.load_model(var_file).config.norm_eps == 1e-6

@@ -21,6 +21,7 @@ from stepvar_core.evaluate.drawing import Plan, two_columns
 from stepvar_core.evaluate.prompts import Prompt, read_prompts
 from stepvar_core.evaluate.running import run
 from stepvar_core.families.hart.family import FAMILY as HART
+from stepvar_core.families.switti.family import FAMILY as SWITTI
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,12 @@ def test_a_family_of_another_encoder_is_never_fed_with_t5(tmp_path):
     hart = replace(HART, reads=replace(HART.reads, keeps_pads=False))
     with pytest.raises(sv.ConditionMismatch, match="reads Qwen2-VL-1.5B-Instruct; this tool encodes with FLAN-T5"):
         text.reader(hart, "", str(tmp_path), "cpu")
+
+
+def test_a_family_that_reads_pooled_prompts_is_refused(tmp_path):
+    """Stored features hold no vector of the whole prompt."""
+    with pytest.raises(sv.ConditionMismatch, match="switti family reads a vector of the whole prompt"):
+        text.reader(SWITTI, str(tmp_path / "features.safetensors"), "", "cpu")
 
 
 def test_dpg_finds_grids_and_nothing_else(tmp_path, arguments):

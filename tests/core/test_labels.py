@@ -1,5 +1,7 @@
 """What a label text means."""
 
+import time
+
 import pytest
 
 from stepvar_core.errors import ConditionMismatch
@@ -54,3 +56,18 @@ def test_commas_separate_labels_but_not_a_name_that_holds_one():
     names = ("panda", "fox", "crane, bird")
     assert parse_labels("panda, fox", names, 3) == [0, 1]
     assert parse_labels("Crane, Bird; fox,1", names, 3) == [2, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, ";".join("x" * 500_000), "lion;" * 200_000])
+def test_an_endless_label_is_refused_by_its_length(text):
+    with pytest.raises(ConditionMismatch, match=f"The label has {len(text)} characters; at most 10000 are read"):
+        parse_labels(text, NAMES, len(NAMES))
+
+
+def test_a_long_label_costs_little():
+    names = class_names(VARConfig(num_classes=1000))
+    began = time.process_time()
+    assert parse_labels("lion;" * 2000, names, 1000) == [291] * 2000
+    with pytest.raises(ConditionMismatch) as caught:
+        parse_labels("x" * 10_000, names, 1000)
+    assert len(str(caught.value)) <= 2000 and time.process_time() - began < 1

@@ -389,7 +389,7 @@ def test_fills_follow_their_definition_and_leave_kept_tokens_alone(fill, h, w, r
             resized = F.interpolate(grid, size=(h, w), mode="area").flatten(2).transpose(1, 2)
             expected = x_RNC + torch.where(is_kept[..., None], change_RNC, resized)
         torch.testing.assert_close(stream, expected, rtol=1e-4, atol=1e-5)
-    assert (tokens.added_BN is None) == (fill != "zero")
+    assert (tokens.added_BN is None) == (fill not in ("zero", "repeat"))
     if fill == "zero":
         assert torch.equal(tokens.added_BN, is_kept[:batch])
 
@@ -439,7 +439,7 @@ def test_sublayer_fills_act_on_the_change_of_each_sublayer(fill):
         is_kept = tokens.kept_BN().expand(2, -1)
         origin = nearest_kept(is_kept & anchor_mask(scale) if fill == "anchor" else is_kept, scale)
         origin = torch.where(is_kept, torch.arange(20), origin)
-        if fill == "zero":
+        if fill in ("zero", "repeat"):
             expected = torch.tanh(x) * is_kept[..., None]
         elif fill == "cache":
             grid = torch.tanh(x_6).view(2, 3, 2, 16).permute(0, 3, 1, 2)

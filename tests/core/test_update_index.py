@@ -53,7 +53,10 @@ def test_rounding_ranks_nothing():
     """Places that moved alike but for rounding are kept in the order of the raster."""
     energy = torch.tensor([[1.0, 3.0, 2.0, 3.0 * (1 + 1e-6), 0.0, 2.0 * (1 + 1e-6)], [0.0] * 6])
     context = ScoreContext(
-        sv.Scale(1, 2, 3), torch.zeros(1), lambda name, shape: torch.zeros(shape), update=lambda: energy
+        scale=sv.Scale(1, 2, 3),
+        start_C=torch.zeros(1),
+        noise=lambda name, shape: torch.zeros(shape),
+        f_hats=(None, energy.sqrt().view(2, 1, 2, 3)),
     )
     importance = SELECTORS["update"](torch.zeros(2, 6, 1), context).importance
     assert (

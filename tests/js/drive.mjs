@@ -1,8 +1,9 @@
-// Drives the real frontend of a running ComfyUI in headless Chromium. One JSON object comes in on stdin:
+// Drives the real frontend of a running ComfyUI in headless Chromium, one visit for each line that comes in on stdin:
 //
-//   { "url": "http://127.0.0.1:8188", "out": "folder for screenshots", "chromium": "program", "modules": "folder with
-//     node_modules/playwright-core", "renderer": "classic" | "vue", "size": [1600, 1000], "timeoutSeconds": 120,
-//     "pack": "its folder name under custom_nodes", "settings": {more of the editor's settings}, "pixelRatio": 1,
+//   { "url": "http://127.0.0.1:8188", "out": "folder for screenshots", "shoots": take them all, else one where a job fails,
+//     "chromium": "program", "modules": "folder with node_modules/playwright-core", "renderer": "classic" | "vue",
+//     "size": [1600, 1000], "timeoutSeconds": 120, "pack": "its folder name under custom_nodes",
+//     "settings": {more of the editor's settings},
 //     "jobs": [{ "name": "demo",
 //                "workflow": {...},                a workflow file's JSON, opened in place of the one before
 //                "set": [["3", "seed", 42]],       node id, widget, value: as if a user had changed it
@@ -11,27 +12,24 @@
 //                "evaluate": "return app.rootGraph.nodes.length"   the body of an async function, run last
 //              }] }
 //
-// The order within a job is the order above; each part is optional. One JSON object goes out on stdout:
+// The order within a job is the order above; each part is optional. A line goes out on stdout for each that came in:
 //
 //   { "failed": null | "why the browser itself did not get on",
 //     "jobs": [{ name, missing: [node types the editor does not know], dialogs: [visible texts], pageErrors: [stacks],
 //                packErrors: [console errors and failed requests that name the pack], nodes, widgets: {id: {name: value}},
-//                ending: "execution_success" | ... | null, events: {name: count}, error, prompt, value, screenshots,
+//                ending: "execution_success" | ... | null, events: {name: count}, error, prompt, value,
 //                steps: [what each step gave, null where nothing] }] }
 //
-// Nothing but the server's own address can be reached from the page.
-import { mkdtempSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+// The browser stays open between visits, which begin with an empty storage and a page of their own. What a job evaluates
+// may call `await atEase()`. No other machine can be reached from the page.
+import { mkdtempSync, mkdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
-
-const task = JSON.parse(readFileSync(0, "utf8"));
-const { chromium } = createRequire(path.join(task.modules, "here.js"))("playwright-core");
-const timeout = 1000 * (task.timeoutSeconds ?? 120);
-const own = `/extensions/${task.pack}/`;
+import { createInterface } from "node:readline";
 
 /** Settings are kept by the server, so they are in place before the page asks for them. */
-async function applySettings() {
+async function applySettings(task) {
   const settings = {
     "Comfy.TutorialCompleted": true, // else a first visit opens the template browser
     "Comfy.VueNodes.Enabled": task.renderer === "vue",
@@ -49,9 +47,13 @@ async function applySettings() {
   }
 }
 
-/** What happens in the page from now on; `since` moves when a job begins. */
-function listen(page) {
-  const seen = { pageErrors: [], packErrors: [] };
+/** What happens in the page from now on. */
+function listen(page, pack) {
+  const own = `/extensions/${pack}/`;
+  const seen = { pageErrors: [], packErrors: [], underway: new Set() };
+  page.on("request", (request) => seen.underway.add(request));
+  page.on("requestfinished", (request) => seen.underway.delete(request));
+  page.on("requestfailed", (request) => seen.underway.delete(request));
   page.on("pageerror", (error) => seen.pageErrors.push(String(error.stack ?? error)));
   page.on("console", (message) => {
     const text = message.text();
@@ -66,22 +68,47 @@ function listen(page) {
   return seen;
 }
 
-async function openEditor(page) {
-  const host = new URL(task.url).host;
-  await page.route("**/*", (route) => {
-    const url = new URL(route.request().url());
-    return url.host === host || url.protocol === "data:" || url.protocol === "blob:" ? route.continue() : route.abort();
-  });
+/** Whether nothing changed in the page for so long: no element, and no place, size or picture of a node. Runs in the page. */
+async function unchanged({ quiet, most }) {
+  const began = performance.now();
+  let changed = began;
+  const observer = new MutationObserver(() => { changed = performance.now(); });
+  observer.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+  const look = () => {
+    const { canvas } = globalThis.app;
+    const nodes = canvas.graph?.nodes.map((n) => [n.id, ...n.pos, ...n.size, n.imgs?.length]);
+    return JSON.stringify([nodes, canvas.ds.scale, canvas.ds.offset[0], canvas.ds.offset[1]]);
+  };
+  let was = look();
+  while (performance.now() - changed < quiet && performance.now() - began < most) {
+    await new Promise((resolve) => requestAnimationFrame(resolve));
+    const is = look();
+    if (is !== was) [was, changed] = [is, performance.now()];
+  }
+  observer.disconnect();
+  return performance.now() - changed >= quiet;
+}
+
+/** Waits until the page comes to rest: nothing is being fetched, nothing changes. At most `most` ms: some pages never do. */
+async function atEase(page, seen, most = 2000, quiet = 150) {
+  const end = Date.now() + most;
+  while (Date.now() < end) {
+    if (seen.underway.size) await page.waitForTimeout(20);
+    else if (await page.evaluate(unchanged, { quiet, most: end - Date.now() }) && !seen.underway.size) return;
+  }
+}
+
+async function openEditor(page, seen, task, timeout) {
   await page.goto(task.url, { waitUntil: "domcontentloaded", timeout });
   // The address, the graph and the node types are there one after the other.
   await page.waitForFunction(
     () => globalThis.app?.canvas && app.extensionManager && globalThis.LiteGraph?.registered_node_types?.SaveImage,
     null, { timeout });
-  await page.waitForTimeout(1500);
+  await atEase(page, seen, 3000, 300);
 }
 
 /** Texts of the dialogs in front of the editor, which are then closed. */
-async function takeDialogs(page, shoot = async () => {}) {
+async function takeDialogs(page, seen, shoot = async () => {}) {
   const texts = [];
   for (let i = 0; i < 4; i++) {
     const dialogs = page.locator('[role="dialog"]:visible, .p-dialog:visible');
@@ -89,12 +116,12 @@ async function takeDialogs(page, shoot = async () => {}) {
     await shoot();
     texts.push((await dialogs.first().innerText()).slice(0, 500));
     await page.keyboard.press("Escape");
-    await page.waitForTimeout(400);
+    await atEase(page, seen);
   }
   return texts;
 }
 
-async function queue(page) {
+async function queue(page, seen, timeout) {
   await page.evaluate(() => {
     const watched = (globalThis.__watched = { ending: null, error: null, events: {} });
     for (const name of ["executing", "executed", "progress_state", "b_preview", "b_preview_with_metadata",
@@ -112,7 +139,7 @@ async function queue(page) {
     return { ending: "refused", events: {}, error };
   }
   await page.waitForFunction(() => globalThis.__watched.ending, null, { timeout });
-  await page.waitForTimeout(1200); // pictures load after the last event
+  await atEase(page, seen, 3000, 300); // pictures load after the last event
   return page.evaluate(() => globalThis.__watched);
 }
 
@@ -137,10 +164,11 @@ async function atRest(element) {
  *   { "click": place, "times": 2, "button": "right" }   { "hover": place }   { "press": "ArrowUp", "times": 3 }   { "type": "text" }
  *   { "focus": "css selector" }      { "evaluate": "body" }   { "wait": milliseconds }
  *   { "until": "expression" }        waits for it to become true
+ *   { "rest": milliseconds }         waits until the page has come to rest, so long at most; also beside any other
  *   { "reload": true }               the page anew, as after F5
  *   { "shoot": "moment", "of": "css selector", "margin": 8 }   a screenshot, of the whole page without "of"
  */
-async function act(page, step, shoot) {
+async function act(page, step, { shoot, seen, task, timeout }) {
   const place = async (where) => {
     const [css, x, y] = Array.isArray(where) ? where : [where, 0.5, 0.5];
     const box = await page.locator(css).first().evaluate(atRest);
@@ -171,32 +199,32 @@ async function act(page, step, shoot) {
   } else if ("until" in step) {
     await page.waitForFunction(step.until, null, { timeout });
   } else if ("reload" in step) {
-    await openEditor(page);
+    await openEditor(page, seen, task, timeout);
   } else if ("shoot" in step) {
     const box = step.of && (await page.locator(step.of).first().boundingBox());
     const margin = step.margin ?? 8;
     await shoot(step.shoot, box && { x: box.x - margin, y: box.y - margin, width: box.width + 2 * margin, height: box.height + 2 * margin });
-  } else if (!("wait" in step)) {
+  } else if (!("wait" in step || "rest" in step)) {
     throw new Error(`unknown step ${JSON.stringify(step)}`);
   }
-  await page.waitForTimeout(step.wait ?? 80); // the editor answers in its next frames
+  if ("rest" in step) await atEase(page, seen, step.rest);
+  else await page.waitForTimeout(step.wait ?? 80); // the editor answers in its next frames
   return answer;
 }
 
-async function run(page, job, seen) {
-  const result = { name: job.name, screenshots: [], ending: null, events: {}, error: null, dialogs: [] };
+async function run(page, job, seen, task, timeout) {
+  const result = { name: job.name, ending: null, events: {}, error: null, dialogs: [] };
   seen.pageErrors.length = seen.packErrors.length = 0;
+  const file = (moment) => path.join(task.out, `${job.name.replace(/[^\w.-]+/g, "_")}.${task.renderer}.${moment}.png`);
   const shoot = async (moment, clip) => {
-    const file = path.join(task.out, `${job.name.replace(/[^\w.-]+/g, "_")}.${task.renderer}.${moment}.png`);
-    await page.screenshot(clip ? { path: file, clip } : { path: file });
-    result.screenshots.push(file);
+    if (task.shoots || moment === "failed") await page.screenshot({ path: file(moment), ...(clip && { clip }) });
   };
   if (job.workflow) {
     await page.evaluate((workflow) => app.loadGraphData(workflow, true, true, null), job.workflow);
-    await page.waitForTimeout(1000);
-    result.dialogs = await takeDialogs(page, () => shoot("dialog"));
+    await atEase(page, seen, 2000, 400); // the pack itself looks 300 ms after a graph was loaded
+    result.dialogs = await takeDialogs(page, seen, () => shoot("dialog"));
     await page.evaluate(() => app.extensionManager.command.execute("Comfy.Canvas.FitView"));
-    await page.waitForTimeout(800);
+    await atEase(page, seen);
     await shoot("loaded");
   }
   for (const [id, name, value] of job.set ?? []) {
@@ -211,15 +239,15 @@ async function run(page, job, seen) {
     if (!found) throw new Error(`node ${id} has no widget '${name}'`);
   }
   if (job.queue) {
-    Object.assign(result, await queue(page));
+    Object.assign(result, await queue(page, seen, timeout));
     await shoot("done");
   }
   result.steps = [];
   for (const [i, step] of (job.steps ?? []).entries()) {
     try {
-      result.steps.push(await act(page, step, shoot));
+      result.steps.push(await act(page, step, { shoot, seen, task, timeout }));
     } catch (error) {
-      await shoot("stuck");
+      await shoot("failed");
       throw new Error(`job '${job.name}', step ${i + 1} ${JSON.stringify(step).slice(0, 300)}: ${error.message}`, { cause: error });
     }
   }
@@ -239,29 +267,59 @@ async function run(page, job, seen) {
   return { ...result, pageErrors: [...seen.pageErrors], packErrors: [...seen.packErrors] };
 }
 
-const answer = { failed: null, jobs: [] };
-const profile = mkdtempSync(path.join(tmpdir(), "stepvar-chromium-"));
-let browser;
-try {
-  mkdirSync(task.out, { recursive: true });
-  await applySettings();
-  const [width, height] = task.size ?? [1600, 1000];
+let browser = null, profile = null;
+
+async function openBrowser(task) {
+  const { chromium } = createRequire(path.join(task.modules, "here.js"))("playwright-core");
+  profile = mkdtempSync(path.join(tmpdir(), "stepvar-chromium-"));
   browser = await chromium.launchPersistentContext(profile, {
-    executablePath: task.chromium, headless: true, viewport: { width, height }, deviceScaleFactor: task.pixelRatio ?? 1,
-    permissions: ["clipboard-read", "clipboard-write"],
-    // No sandbox: it does not start as root. No /dev/shm: containers give it 64 MB.
+    executablePath: task.chromium, headless: true, permissions: ["clipboard-read", "clipboard-write"],
+    // No sandbox: it does not start as root. No /dev/shm: containers give it 64 MB. No names but this machine's own.
     args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-      "--disable-component-update", "--no-first-run"],
+      "--disable-component-update", "--no-first-run", "--no-proxy-server",
+      "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"],
   });
-  const page = browser.pages()[0] ?? (await browser.newPage());
-  const seen = listen(page);
-  await openEditor(page);
-  await takeDialogs(page);
-  for (const job of task.jobs) answer.jobs.push(await run(page, job, seen));
-} catch (error) {
-  answer.failed = String(error.stack ?? error);
-} finally {
-  await browser?.close();
-  rmSync(profile, { recursive: true, force: true, maxRetries: 3 });
 }
-process.stdout.write(JSON.stringify(answer));
+
+async function closeBrowser() {
+  await browser?.close().catch(() => {});
+  if (profile) rmSync(profile, { recursive: true, force: true, maxRetries: 3 });
+  browser = profile = null;
+}
+
+/** A page of its own, with nothing left of the visits before but what the browser has cached. */
+async function openPage(task) {
+  const page = await browser.newPage();
+  for (const other of browser.pages()) if (other !== page) await other.close();
+  const [width, height] = task.size ?? [1600, 1000];
+  await page.setViewportSize({ width, height });
+  const devtools = await browser.newCDPSession(page);
+  await devtools.send("Storage.clearDataForOrigin", { origin: new URL(task.url).origin, storageTypes: "all" });
+  await devtools.detach();
+  return page;
+}
+
+async function visit(task) {
+  const answer = { failed: null, jobs: [] };
+  const timeout = 1000 * (task.timeoutSeconds ?? 120);
+  try {
+    mkdirSync(task.out, { recursive: true });
+    await applySettings(task);
+    if (!browser) await openBrowser(task);
+    const page = await openPage(task);
+    const seen = listen(page, task.pack);
+    await page.exposeFunction("atEase", (most) => atEase(page, seen, most));
+    await openEditor(page, seen, task, timeout);
+    await takeDialogs(page, seen);
+    for (const job of task.jobs) answer.jobs.push(await run(page, job, seen, task, timeout));
+  } catch (error) {
+    answer.failed = String(error.stack ?? error);
+    await closeBrowser();
+  }
+  return answer;
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  process.stdout.write(`${JSON.stringify(await visit(JSON.parse(line)))}\n`);
+}
+await closeBrowser();

@@ -29,4 +29,5 @@ def frontend(comfy_server, tmp_path_factory, unavailable):
     reason = launch.why_no_browser()
     if reason:
         unavailable("browser", reason)
-    return Frontend(comfy_server, tmp_path_factory.mktemp("browser"))
+    with Frontend(comfy_server, tmp_path_factory.mktemp("browser")) as frontend:
+        yield frontend

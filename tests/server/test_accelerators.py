@@ -65,7 +65,12 @@ def test_a_method_draws_what_the_core_draws(comfy, method):
     assert len(pictures) == 2 and all(len(set(p.convert("L").tobytes())) > 50 for p in pictures)
     trace = run.output_of("VARSampler")["stepvar"][0]
     model = sv.load_model(MODEL_FILE)
-    assert tokens_run(run) == [s.kept for s in sv.estimate(model, model.schedule(), sv.accelerator(method)).scales]
+    estimate = sv.estimate(model, model.schedule(), sv.accelerator(method))
+    most = [s.kept for s in estimate.scales]
+    if estimate.least_flops is None:
+        assert tokens_run(run) == most
+    else:
+        assert all(a <= b for a, b in zip(tokens_run(run), most, strict=True)) and sum(tokens_run(run)) < sum(most)
     assert trace["pruning"].startswith(METHODS[method].title)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -321,3 +322,27 @@ def test_other_conditionings_say_what_to_connect(comfy, models):
 
 def test_an_empty_prompt_draws(comfy, models):
     assert comfy.run(pipeline(prompt="").picture()).status == "success"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_attention_heads": "many"},
+        {"num_attention_heads": 1e999},
+        {"rms_norm_eps": "tiny"},
+        {"rope_theta": [1]},
+        {"rope_parameters": [1]},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_an_encoders_odd_settings_are_refused_by_name(comfy, models, config):
+    folder = comfy.model_folder("text_encoders")
+    odd = folder / "odd-qwen2"
+    shutil.copytree(folder / "tiny-qwen2", odd)
+    try:
+        (odd / "config.json").write_text(json.dumps(json.loads((odd / "config.json").read_text()) | config))
+        comfy.object_info(refresh=True)
+        message = error_of(comfy, pipeline(encoder="odd-qwen2/", kind="hart-qwen2").picture())
+        assert "odd-qwen2" in message and "make no sense" in message, message
+    finally:
+        shutil.rmtree(odd)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import stand_ins
 import torch
-from comfy_server import error_of, pixels
+from comfy_server import Client, error_of, pixels, start_comfyui
 from graphs import TextPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,7 +29,10 @@ GREEDY = {"top_k": 1, "cfg": 3.0}
 @pytest.fixture(scope="module")
 def models(comfy_server):
     """A small Switti of 256 pixels, also AR, its VQVAE and both CLIPs, in the hub's layout; returns the CLIPs."""
-    folder = comfy_server.base / "models"
+    return write_models(comfy_server.base / "models")
+
+
+def write_models(folder) -> tuple:
     stand_ins.write_switti(folder / "var" / "tiny-switti", 256)
     stand_ins.write_switti(folder / "var" / "tiny-switti-ar", 256, use_ar=True)
     stand_ins.write_switti_vae(folder / "vae" / "VQVAE-Switti")
@@ -177,6 +180,32 @@ def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
     for same in (given, continued, redrawn):
         assert (whole - same).abs().max() < 1e-4
     assert (whole - fresh).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("options", [(), ("--novram",)], ids=["all of it fits", "nothing fits"])
+def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, tmp_path_factory, options):
+    """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where
+    they must."""
+
+    def drawn(client):
+        pipe = Pipeline(dtype="fp32")
+        pruned = pipe.sample(pipe.prune(preset="Balanced"), seed=4, top_k=-1)
+        return pixels(client.images(client.run(pipe.save(pipe.decode(pruned)))))
+
+    here = drawn(comfy)
+    for server in start_comfyui(
+        comfy_server.comfyui,
+        tmp_path_factory,
+        "--force-fp32",
+        "--fp32-vae",
+        *options,
+        environment=second_device | {"SECOND_DEVICE_MIB": "4096"},
+    ):
+        write_models(server.base / "models")
+        with Client(server) as client:
+            assert client.server.get("/system_stats")["devices"][0]["type"] == "npu"
+            client.object_info(refresh=True)
+            assert np.abs(drawn(client) - here).mean() < 0.5
 
 
 # what is refused -----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ export function anchors([t, h, w]) {
  * @returns {Int32Array}
  */
 export function sources(kept, size, fill) {
-  if (fill === "zero" || fill === "cache") return Int32Array.from(kept, (is, i) => (is ? i : -1));
+  if (fill === "zero" || fill === "cache" || fill === "repeat") return Int32Array.from(kept, (is, i) => (is ? i : -1));
   if (fill !== "anchor") return nearestKept(kept, size);
   const lattice = anchors(size);
   const nearest = nearestKept(Uint8Array.from(kept, (is, i) => is && lattice[i]), size);

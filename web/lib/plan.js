@@ -27,7 +27,7 @@
  *   tokens: number, kvBytes: number, weightsBytes: number}} Estimate
  */
 
-const HEAD_FILLS = ["nearest", "zero", "anchor"]; // those whose head runs on kept tokens: Fill.on_head of methods/fills.py
+const HEAD_FILLS = ["nearest", "zero", "anchor", "repeat"]; // those whose head runs on kept tokens: Fill.on_head of methods/fills.py
 const ANCHOR_STRIDE = 3;
 
 /** Positions along an axis of n that the anchor fill always keeps. @param {number} n */

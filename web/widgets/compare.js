@@ -49,7 +49,8 @@ class CompareView {
    * @param {(file: any) => string} address
    */
   constructor(say, address) {
-    Object.assign(this, { say, address });
+    this.say = say;
+    this.address = address;
     /** @type {import("../lib/compare.js").Comparison | null} */
     this.data = null;
     this.at = 0.5;
@@ -64,7 +65,10 @@ class CompareView {
 
     this.modes = segments(say("compare.modes"), ["wipe", "difference"].map((mode) => ({
       value: mode, text: say(`compare.mode.${mode}`), title: say(mode === "wipe" ? "compare.stage" : "compare.mode.difference") })), (mode) => this.update({ mode, alone: "" }));
-    [this.a, this.b, this.heat] = ["a", "b", "difference"].map((name) => el("img", { alt: "", draggable: false, className: `stepvar-${name}` }));
+    const picture = (/** @type {string} */ name) => el("img", { alt: "", draggable: false, className: `stepvar-${name}` });
+    this.a = picture("a");
+    this.b = picture("b");
+    this.heat = picture("difference");
     this.a.onload = () => { this.place(); this.onshape(); };
     this.divider = el("div", { role: "slider", tabIndex: 0, className: "stepvar-divider", "aria-label": say("compare.wipe"), "aria-valuemin": "0", "aria-valuemax": "100" });
     this.tags = [el("span", { className: "stepvar-tag stepvar-tag-a", textContent: "A" }), el("span", { className: "stepvar-tag stepvar-tag-b", textContent: "B" })];

@@ -58,7 +58,9 @@ class Overlay {
   /** @param {Record<string, any> | null} linked the node's own widgets for the same choices */
   constructor(node, host, linked = null) {
     const { app } = host;
-    Object.assign(this, { node, host, linked });
+    this.node = node;
+    this.host = host;
+    this.linked = linked;
     this.live = ""; // address of the live preview; isLiveOld: it belongs to an earlier run
     this.isLiveOld = false;
     this.chosen = null; // the scale the user picked, counted from the end; null follows the run

@@ -331,7 +331,7 @@ export class OverlayView {
       return others ? this.say("overlay.isKeptFor", { n: others }) : this.say("overlay.isKept");
     }
     const { fill } = this.view.run;
-    if (origin < 0) return this.say(fill === "cache" ? "overlay.filledEarlier" : "overlay.leftEmpty");
+    if (origin < 0) return this.say(fill === "cache" || fill === "repeat" ? "overlay.filledEarlier" : "overlay.leftEmpty");
     const there = placeOf(origin, scale.size);
     if (there.frame !== place.frame) return this.say("overlay.filledFromFrame", there);
     return this.say(fill === "delta" ? "overlay.changedFrom" : "overlay.filledFrom", there);

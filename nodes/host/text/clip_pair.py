@@ -81,7 +81,7 @@ def half_of(checkpoint: Checkpoint) -> Half:
         if re.match(r"(.*\.)?text_model\.", key) and not key.endswith("position_ids")
     }
     shapes = [
-        checkpoint.shape(key)
+        checkpoint.shape(key) if key in checkpoint.tensors else None
         for key in (
             "text_model.embeddings.token_embedding.weight",
             "text_model.embeddings.position_embedding.weight",

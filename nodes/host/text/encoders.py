@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import comfy.model_management as management
 import comfy.sd
 
 from ....stepvar_core.checkpoints import Checkpoint, read_checkpoint
-from ....stepvar_core.errors import CheckpointMismatch
+from ....stepvar_core.errors import CheckpointMismatch, StepVARError
 from ....stepvar_core.families import FAMILIES
 from ..loading import model_files, resolve
 from . import clip_pair, flan_t5, qwen2
@@ -39,13 +40,28 @@ def load(name: str, kind: str, second: str) -> comfy.sd.CLIP:
     encoder = _choose(kind, file.checkpoint, files=1 if second == NONE else 2)
     if second == NONE:
         if encoder.files == 1:
-            return encoder.read(file)
+            return _made(encoder, file)
         raise CheckpointMismatch(
             f"{name} is {encoder.what}; {encoder.says}.", "Choose the other one in encoder_name_2, in either order."
         )
     if encoder.files == 2:
-        return encoder.read(file, _read(second))
+        return _made(encoder, file, _read(second))
     raise CheckpointMismatch(f"encoder_name_2 is {second}, but {encoder.says}.", "Set encoder_name_2 to none.")
+
+
+def _made(encoder: Encoder, *files: File) -> comfy.sd.CLIP:
+    """CLIP of these files; what their sizes and settings trip up in the host's classes becomes the package's error."""
+    try:
+        return encoder.read(*files)
+    except (StepVARError, management.OOM_EXCEPTION):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointMismatch(
+            f"{' and '.join(file.path.name for file in files)} looks like {encoder.what}, but its sizes or settings "
+            f"make no sense ({found}).",
+            "Download it again, config.json and tokenizer_config.json included.",
+        ) from error
 
 
 def _read(name: str) -> File:

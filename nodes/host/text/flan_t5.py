@@ -14,7 +14,7 @@ from functools import partial
 import comfy.sd
 import comfy.text_encoders.t5
 from comfy.sd1_clip import SDClipModel
-from transformers import T5TokenizerFast
+from transformers import T5TokenizerFast  # type: ignore[attr-defined]  # newer versions keep it as another name
 
 from ....stepvar_core.checkpoints import Checkpoint
 from ....stepvar_core.errors import CheckpointMismatch
@@ -56,7 +56,7 @@ def t5_config(checkpoint: Checkpoint) -> dict:
                 "Choose google/flan-t5-xl: its folder, or a file of its encoder.",
             )
     shapes = [
-        checkpoint.shape(key)
+        checkpoint.shape(key) if key in checkpoint.tensors else None
         for key in (
             "shared.weight",
             FIRST + POSITIONS,

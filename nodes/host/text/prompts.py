@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+WEIGHTED = re.compile(r"((?:[^()\\]|\\.)*):\s*[+-]?(?:\d(?:\.\d*)?|\.\d+)\s*")
 
 
 def plain(text: str) -> str:
     """The prompt without weights: (word:1.3), nested too, becomes word; other parentheses are text, escaped ones
-    too."""
-    weighted = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*):\s*[+-]?(?:\d(?:\.\d*)?|\.\d+)\s*\)")
-    before = None
-    while before != text:
-        before, text = text, weighted.sub(r"\1", text)
-    return text.replace("\\(", "(").replace("\\)", ")")
+    too. One walk over the text: what people paste may hold thousands of parentheses."""
+    out: list[str] = []
+    opened: list[int | None] = []  # where in `out` each parenthesis opened, None where it stays whatever follows
+    before = ""
+    for part in re.findall(r"\\.|.", text, re.DOTALL):
+        is_escaped, before = before.endswith("\\"), part
+        if part == ")" and opened:
+            start = opened.pop()
+            weighted = None if start is None else WEIGHTED.fullmatch("".join(out[start + 1 :]))
+            if weighted:
+                out[start:] = weighted[1]
+                continue
+            opened[-1:] = [None] * min(len(opened), 1)  # parentheses that stay are no part of a weighted word
+        elif part == "(":
+            opened.append(None if is_escaped else len(out))
+        out.append(part)
+    return "".join(out).replace("\\(", "(").replace("\\)", ")")
 
 
 class PromptTokenizer:
@@ -20,6 +34,7 @@ class PromptTokenizer:
     ids(text)."""
 
     key: str
+    tokenizer: Any
 
     def ids(self, text: str) -> list[int]:
         raise NotImplementedError

@@ -7,7 +7,6 @@ padded to 300 tokens, on the side its tokenizer says, and HART reads the feature
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from transformers import Qwen2Tokenizer
 
-from ....stepvar_core.checkpoints import Checkpoint
+from ....stepvar_core.checkpoints import Checkpoint, read_json
 from ....stepvar_core.errors import CheckpointMismatch
 from .encoder import Encoder, File, clip_of, longest
 from .prompts import PromptTokenizer
@@ -62,7 +61,7 @@ def qwen2_config(checkpoint: Checkpoint) -> dict:
             f"{checkpoint.name} is a language model of another kind, such as Qwen3 or Llama, not HART's Qwen2.", GET_IT
         )
     shapes = [
-        checkpoint.shape(key)
+        checkpoint.shape(key) if key in checkpoint.tensors else None
         for key in (
             "model.embed_tokens.weight",
             FIRST,
@@ -109,7 +108,7 @@ def _tokenizer_config(path: Path) -> dict:
     """tokenizer_config.json beside the weights: where pads go changes every picture, and is written nowhere else."""
     file = (path if path.is_dir() else path.parent) / "tokenizer_config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointMismatch(
             f"There is no readable tokenizer_config.json beside {path.name}; it says on which side HART's prompts "

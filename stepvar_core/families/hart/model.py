@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...codes import Drawn
 from ...errors import ConditionMismatch, ScheduleMismatch
+from ...guidance import is_on
 from ...schedule import Pass, Scale, ScaleSchedule
 from ...tokens import TrailingTokens
 from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
@@ -471,7 +472,7 @@ class HART(HalfBlocksModel):
         h_BChw: features of the drawn codes. noise(name, shape) -> (B, *shape): Gaussian numbers on the stream's device.
         """
         word_BLC = self.word_embed(rearrange(h_BChw, "b c h w -> b (h w) c"))
-        rows = 2 * len(word_BLC) if run.guidance else len(word_BLC)
+        rows = 2 * len(word_BLC) if is_on(run.guidance) else len(word_BLC)
         z_RLC = self.decoder_norm(x_RLC[:rows] + word_BLC.repeat(rows // len(word_BLC), 1, 1))
         return rearrange(
             self.diffloss.sample(z_RLC, run.times, run.guidance, noise), "b (h w) c -> b c h w", h=h_BChw.shape[2]

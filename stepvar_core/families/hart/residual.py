@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...guidance import combine
+from ...guidance import Strength, combine, is_on
 from ..layers import AffineNorm, Modulation
 
 TRAINED_STEPS = 1000
@@ -146,7 +146,7 @@ class ResidualDiffusion(nn.Module):
         """The embedding of every step's time, (steps, width)."""
         return self.net.time_embed(torch.tensor([step.time for step in self.steps], device=device))
 
-    def sample(self, z_RLC: Tensor, times_SW: Tensor, t: float, noise) -> Tensor:
+    def sample(self, z_RLC: Tensor, times_SW: Tensor, t: Strength, noise) -> Tensor:
         """Residuals (B, L, channels) float32 on the condition z: B rows, or with guidance t the conditional rows,
         then the others.
 
@@ -156,9 +156,9 @@ class ResidualDiffusion(nn.Module):
         cond_RLW, shape = self.net.cond_embed(z_RLC), (z_RLC.shape[1], self.channels)
         x = noise("residual", shape)
         for number, (step, time_W) in enumerate(zip(self.steps, times_SW), 1):
-            out_RLX = self.net(x.repeat(2, 1, 1) if t else x, cond_RLW + time_W)
+            out_RLX = self.net(x.repeat(2, 1, 1) if is_on(t) else x, cond_RLW + time_W)
             predicted, spread = out_RLX.chunk(2, dim=-1)
-            if t:
+            if is_on(t):
                 predicted, spread = combine(predicted, t), spread[: len(x)]  # the variance stays the conditional half's
             x0 = (step.x_gain * x - step.noise_gain * predicted).clamp(-1, 1)
             fresh = noise(f"residual {number}", shape)

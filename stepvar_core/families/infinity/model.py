@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...codecs.bits import BitwiseQuantizer
 from ...errors import ConditionMismatch, OptionError, ScheduleMismatch
-from ...guidance import combine
+from ...guidance import combine, is_on
 from ...schedule import Pass, Scale, ScaleSchedule
 from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions
@@ -31,6 +31,7 @@ from ..layers import (
     merge_heads,
     modulated_norm,
     on,
+    padded,
     rotate,
     split_heads,
     unit_heads,
@@ -92,17 +93,6 @@ class TextCondition:
 
     def joined(self, other: TextCondition | None) -> TextCondition:
         return self if other is None else TextCondition(self.texts + other.texts)
-
-    def padded(self, device) -> tuple[Tensor, Tensor | None]:
-        """(rows, T, text_dim) float32 and what is real of it, bool (rows, 1, 1, T); None when all of it is."""
-        lengths = [len(text) for text in self.texts]
-        features_RTC = nn.utils.rnn.pad_sequence(
-            [text.to(device, torch.float32) for text in self.texts], batch_first=True
-        )
-        if min(lengths) == max(lengths):
-            return features_RTC, None
-        is_real_RT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-        return features_RTC, is_real_RT.to(device)[:, None, None]
 
 
 # parts, under the checkpoint's names ---------------------------------------------------------------
@@ -417,7 +407,7 @@ class Infinity(HalfBlocksModel):
 
     def begin(self, condition: TextCondition, negative: TextCondition | None, device, options=None) -> InfinityRun:
         texts = condition.joined(negative)
-        features_RTC, is_real = texts.padded(device)
+        features_RTC, is_real = padded(texts.texts, device)
         normed_RTC = self.text_norm(features_RTC)
         pooled_RC = self.text_proj_for_sos(normed_RTC, is_real)
         text_RTC = self.text_proj_for_ca(normed_RTC).to(self.dtype)
@@ -450,7 +440,7 @@ class Infinity(HalfBlocksModel):
         for layer, block in enumerate(self.blocks):
             x_RLC = tokens.enter(layer, x_RLC)
             x_RLC = block(x_RLC, run.blocks[layer].at(run.running, run.table), tokens, memory)
-            if run.guidance and layer in run.mixed_after:
+            if is_on(run.guidance) and layer in run.mixed_after:
                 # both halves go on from the guided state and differ only through text and modulation
                 x_RLC = combine(x_RLC, run.guidance).repeat(2, 1, 1)
         return tokens.leave(x_RLC)

@@ -96,6 +96,8 @@ FAMILY = Family(
             rename=vqvae_name,
         ),
     ),
-    reads=Prompt(encoder="switti-clip", named="CLIP-L and OpenCLIP bigG", longest=CLIP_TOKENS, joins=False),
+    reads=Prompt(
+        encoder="switti-clip", named="CLIP-L and OpenCLIP bigG", longest=CLIP_TOKENS, pooled=True, joins=False
+    ),
     vae_names=lambda config: ("VQVAE-Switti",),
 )

@@ -23,7 +23,7 @@ from ...guidance import PassSettings
 from ...schedule import Pass, Scale, ScaleSchedule
 from ..base import TEXT_TOKENS, Cost, Defaults, HalfBlocksModel
 from ..family import NoOptions, check_switch, check_whole
-from ..layers import HeadNorm, Modulation, RMSNorm, merge_heads, modulated_norm, on, rotate, split_heads
+from ..layers import HeadNorm, Modulation, RMSNorm, merge_heads, modulated_norm, on, padded, rotate, split_heads
 
 CELL_PIXELS = 16  # pixels per token of the final scale, along each edge
 TURN_SPAN = 128.0  # how far a grid's positions reach, whatever its size
@@ -105,17 +105,6 @@ class PooledTextCondition:
         return PooledTextCondition(
             self.texts + other.texts, torch.cat([self.pooled_BC, other.pooled_BC.to(self.pooled_BC)])
         )
-
-    def padded(self, device) -> tuple[Tensor, Tensor | None]:
-        """(rows, T, text_dim) float32 and what is real of it, bool (rows, 1, 1, T); None when all of it is."""
-        lengths = [len(text) for text in self.texts]
-        features_RTC = nn.utils.rnn.pad_sequence(
-            [text.to(device, torch.float32) for text in self.texts], batch_first=True
-        )
-        if min(lengths) == max(lengths):
-            return features_RTC, None
-        is_real_RT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-        return features_RTC, is_real_RT.to(device)[:, None, None]
 
 
 def late_from(schedule: ScaleSchedule) -> int:
@@ -440,7 +429,9 @@ class Switti(HalfBlocksModel):
         if off is None:
             off = late_from(schedule)
         elif not isinstance(cfg, Sequence):
-            settings = replace(settings, weights=self._ramp(self._cfg(cfg), schedule, off))
+            settings = replace(
+                settings, weights=self._ramp(self.config.defaults.cfg if cfg is None else cfg, schedule, off)
+            )
         is_late = [step.scale_index >= off for step in schedule.passes]
         smooth = [s and not late for s, late in zip(settings.smooth, is_late)]
         return replace(
@@ -451,16 +442,13 @@ class Switti(HalfBlocksModel):
             top_p=[0.0 if s else p for s, p in zip(smooth, settings.top_p)],
         )
 
-    def _cfg(self, cfg: float | None) -> float:
-        return self.config.defaults.cfg if cfg is None else cfg
-
     # one image batch -------------------------------------------------------------------------
 
     def begin(
         self, condition: PooledTextCondition, negative: PooledTextCondition | None, device, options=None
     ) -> SwittiRun:
         texts, dtype = condition.joined(negative), self.dtype
-        features_RTC, is_real = texts.padded(device)
+        features_RTC, is_real = padded(texts.texts, device)
         text_RTC = unit_rms(features_RTC, self.config.norm_eps)
         pooled_RC = self.text_pooler(texts.pooled_BC.to(device))
         crop_1C = self.crop_proj(self.crop_embed(pooled_RC.device))[None]
