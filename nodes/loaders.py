@@ -157,7 +157,7 @@ class VARClassLabel(io.ComfyNode):
                 io.String.Input(
                     "label",
                     default="panda",
-                    tooltip="What to draw: a class name or its number. Write several with ';' between "
+                    tooltip="What to draw: a class name or its number. Write several with ';' or ',' between "
                     "them and the pictures of a batch take turns. -1 draws without a class. Costs no time.",
                 ),
             ],

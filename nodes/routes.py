@@ -16,8 +16,10 @@ from aiohttp import web
 from ..stepvar_core.errors import OptionError, StepVARError
 from ..stepvar_core.families.registry import family_of
 from ..stepvar_core.labels import class_names
+from ..stepvar_core.methods import accelerator, method_of
+from ..stepvar_core.methods.method import Option
 from ..stepvar_core.methods.presets import PRESETS, preset_ratios
-from ..stepvar_core.planning.cost import terms
+from ..stepvar_core.planning.cost import estimate, terms
 from .canvas import ASPECT_RATIOS, SIZES, canvases
 from .host import loading, running
 
@@ -65,10 +67,12 @@ def _refusal(error: StepVARError) -> dict:
     return {"error": error.problem, "remedy": error.remedy}
 
 
-def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool, canvas: bool) -> dict:
+def plan(
+    model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int, labels: bool, canvas: bool, rival, cfg
+) -> dict:
     """What `model` runs at this size: scales, cost terms (stepvar_core.cost.terms), the ratios each preset has here,
-    what -1 stands for in VAR Sampler; where asked for the canvases the model draws on, and its class names. Raises
-    StepVARError as loading and sampling would."""
+    what -1 stands for in VAR Sampler; where asked for what a rival method runs and saves, the canvases the
+    model draws on, and its class names. Raises StepVARError as loading and sampling would."""
     network = loading.outline(model, weight_dtype)
     schedule = network.schedule(ASPECT_RATIOS[aspect_ratio], size=None if size == "auto" else size)
     answer = {
@@ -85,6 +89,12 @@ def plan(model: str, weight_dtype: str, aspect_ratio: str, size: str, batch: int
         "top_k": list(dict.fromkeys(network.default_top_k(schedule))),
         "top_p": official.top_p,
     }
+    if rival is not None:
+        cost = estimate(network, schedule, rival, cfg, batch)
+        answer["forecast"] = {
+            "speedup": cost.speedup,
+            "passes": [{"size": list(s.size), "tokens": s.tokens, "kept": s.kept} for s in cost.scales],
+        }
     if canvas:
         answer["canvases"] = canvases(network)
     if labels:
@@ -116,10 +126,38 @@ def _question(query) -> dict:
         "size": one_of("size", SIZES, "auto"),
         "batch": int(batch),
         "weight_dtype": one_of("weight_dtype", loading.DTYPES, "auto"),
+        "rival": _rival(query),
+        "cfg": _strength(query.get("cfg", "-1")),
         "labels": one_of("labels", ("0", "1"), "0") == "1",
         "canvas": one_of("canvases", ("0", "1"), "0") == "1",
         "model": model,
     }
+
+
+def _rival(query):
+    """The policy of a VAR Accelerator with these widgets; None where none is asked for."""
+    if "method" not in query:
+        return None
+    method = method_of(query["method"][:60])
+    given = {o.name: query.get(f"{method.id}_{o.name}") for o in method.options}
+    return accelerator(method.id, **{o.name: _value(o, given[o.name]) for o in method.options if given[o.name]})
+
+
+def _value(option: Option, text: str):
+    if option.choices:
+        return text[:60]
+    try:
+        return int(text[:20]) if option.is_whole else float(text[:20])
+    except ValueError:
+        raise OptionError(f"{option.name} is {text[:60]!r}.", "Use a number.") from None
+
+
+def _strength(text: str) -> float | None:
+    try:
+        cfg = float(text[:20])
+    except ValueError:
+        raise OptionError(f"cfg is {text[:60]!r}.", "Use a number.") from None
+    return cfg if cfg >= 0 else None
 
 
 def _json(content: dict, status: int = 200) -> web.Response:

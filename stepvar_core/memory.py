@@ -159,19 +159,19 @@ class Memory:
         """All keys and values this run reads, the own ones last; stores those."""
         cache, seen = self.cache, self.cache.seen(layer, self.runs)
         own = cache.store(layer, self.runs[0], k, v, self.rows)
-        stored = [t[self.rows] for t in cache.stored[layer]]
+        rows, (keys, values) = self.rows, cache.stored[layer]
         if _is_prefix(seen, own):
-            return stored[0][:, :, : own.stop], stored[1][:, :, : own.stop]
+            return keys[rows, :, : own.stop], values[rows, :, : own.stop]
         if not seen:
             return k.to(cache.dtype), v.to(cache.dtype)
         laid = []
-        for target, source, values in zip((t[self.rows] for t in cache.workspace), stored, (k, v)):
+        for target, source, mine in zip(cache.workspace, (keys, values), (k, v)):
             end = 0
             for start, stop in _joined(seen):
-                target[:, :, end : end + stop - start] = source[:, :, start:stop]
+                target[rows, :, end : end + stop - start] = source[rows, :, start:stop]
                 end += stop - start
-            target[:, :, end : end + values.shape[2]] = values
-            laid.append(target[:, :, : end + values.shape[2]])
+            target[rows, :, end : end + mine.shape[2]] = mine
+            laid.append(target[rows, :, : end + mine.shape[2]])
         return laid[0], laid[1]
 
     def _beat(self) -> None:

@@ -222,14 +222,14 @@ def finished(
     job: Job, policy: PolicyRun, step: Pass, drawn: Drawn, f_hat: Tensor, clock: Clock, start, tokens=DENSE
 ) -> ScaleStep:
     """What a pass produced, with the map of the tokens that ran; none of a skipped one."""
-    plan, kept = policy.plans[step.index], tokens.kept_BN()
+    plan, kept, grid = policy.plans[step.index], tokens.kept_BN(), step.scale.grid
     if kept is None:
-        kept = torch.full((job.batch, step.scale.tokens), not plan.is_skipped, device=job.device)
+        kept = torch.full((job.batch, *grid), not plan.is_skipped, device=job.device)
     return ScaleStep(
         step=step,
         codes=drawn.codes,
         f_hat=f_hat,
-        kept=kept.view(-1, *step.scale.grid),
+        kept=kept if kept.ndim > 2 else kept.view(-1, *grid),
         tokens_run=plan.fewest,
         passes=len(job.passes),
         clock=clock,

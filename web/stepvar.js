@@ -11,8 +11,10 @@ import { createClassFinder } from "./widgets/classes.js";
 import { attachCompare } from "./widgets/compare.js";
 import { attachDefaults } from "./widgets/defaults.js";
 import { createEqualizer } from "./widgets/equalizer.js";
+import { attachForecast } from "./widgets/forecast.js";
 import { attachMaskOverlay, attachSamplerOverlay } from "./widgets/overlay.js";
 import { attachPresets } from "./widgets/presets.js";
+import { attachReport } from "./widgets/report.js";
 
 /** Tells attachments that a graph was "loaded", or that the editor holds other "outputs" than before. */
 const graph = new EventTarget();
@@ -26,9 +28,10 @@ const ATTACHMENTS = {
   VARClassLabel: [createClassFinder()],
   EmptyVARLatent: [attachCanvases],
   StepVARPruning: [attachPresets, createEqualizer(), attachDefaults],
-  VARAccelerator: [attachMethods],
+  VARAccelerator: [attachMethods, attachForecast],
   VARSampler: [attachSamplerOverlay, attachDefaults],
   StepVARMaskOverlay: [attachMaskOverlay],
+  StepVARReport: [attachReport],
   VARCompare: [attachCompare],
 };
 

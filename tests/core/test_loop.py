@@ -150,6 +150,20 @@ def test_what_is_constant_for_an_image_is_computed_once(name, policy):
         assert calls["lvl_embed"] == 1
 
 
+# counted when attention, token plans and the loop were one piece of code each: seams must cost nothing
+OPERATIONS = {"var": 394, "infinity": 1030, "hart": 837}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_dense_loop_costs_no_operation_more_than_without_seams(name):
+    model, vae, condition = family(name)
+    steps = scale_steps(prepare(model, vae, condition, schedule=SCHEDULE, top_k=1))
+    next(steps)
+    with Operations() as operations:
+        list(steps)
+    assert len(operations.names) <= OPERATIONS[name]
+
+
 @pytest.mark.parametrize("lengths", [(4,), (4, 9)], ids=["one", "two of different length"])
 def test_a_loop_that_computes_everything_again_draws_the_same_bits(lengths):
     """Nothing is constant in the naive loop of the benchmark, nothing preallocated and nothing left out."""

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { findDownstream, findUpstream, isLinked, nodeOfMessage, widgetValue } from "../../web/lib/graph.js";
+import { findDownstream, findUpstream, isLinked, nodeOfMessage, showsDecoded, widgetValue } from "../../web/lib/graph.js";
 
 /** A graph in the editor's shape from nodes and links [id, from, slot, to, slot]. */
 function graphOf(nodes, links, more = {}) {
@@ -82,4 +82,12 @@ test("a promoted widget's value is the host's, a Primitive's its own, another li
   const other = node(2, "X", [{ name: "seed", type: "INT", widget: { name: "seed" } }], [], { seed: 5 });
   assert.equal(widgetValue(graphOf([node(1, "Math", [], ["INT"]), other], [[1, 1, 0, 2, 0]]), other, "seed"), undefined);
   assert.equal(widgetValue(null, node(3, "X", [], [], { seed: 5 }), "seed"), 5);
+});
+
+test("a node that shows a sampler's decoded pictures is told from others", () => {
+  const decoder = node(3, "VAEDecode", ["LATENT", "VAE"], ["IMAGE"]);
+  const [save, other] = [node(4, "SaveImage", ["IMAGE"], []), node(5, "PreviewImage", ["IMAGE"], [])];
+  const samplers = [sampler(1), sampler(2)];
+  const graph = graphOf([...samplers, decoder, save, other], [[1, 1, 0, 3, 0], [2, 3, 0, 4, 0]]);
+  assert.deepEqual([showsDecoded(graph, save, samplers[0]), showsDecoded(graph, save, samplers[1]), showsDecoded(graph, other, samplers[0])], [true, false, false]);
 });

@@ -146,3 +146,9 @@ test("a stored run is the node's own only while everything above it is as it was
 test("long times are said in minutes and hours", () => {
   assert.deepEqual([0.0004, 0.042, 1.34, 42, 99, 125, 3780].map(duration), ["<1 ms", "42 ms", "1.3 s", "42 s", "99 s", "2 min 5 s", "1 h 3 min"]);
 });
+
+test("a fine grid does not shrink the picture", () => {
+  const place = fit({ width: 250, height: 250 }, { width: 1, height: 1 }, [1, 128, 128]);
+  assert.deepEqual([place.width, place.height], [250, 250]);
+  assert.equal(fit({ width: 250, height: 250 }, { width: 1, height: 1 }, [1, 16, 16]).width, 240);
+});

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from comfy_server import PromptRefused
@@ -158,8 +159,9 @@ READ = (
     NODE
     + """
 const shown = [...document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget, [data-node-id="${node.id}"] [data-testid="node-widget"]`)];
-return { drawn: node.widgets.filter((w) => node.isWidgetVisible(w)).map((w) => w.name), rows: shown.filter((e) => e.offsetHeight).length,
-  names: node.widgets.map((w) => w.name), saved: node.serialize().widgets_values, height: node.size[1] };"""
+const own = node.widgets.filter((w) => w.serialize !== false);
+return { drawn: own.filter((w) => node.isWidgetVisible(w)).map((w) => w.name), rows: shown.filter((e) => e.offsetHeight).length,
+  names: own.map((w) => w.name), forecast: document.querySelector(".stepvar-forecast").innerText, saved: node.serialize().widgets_values, height: node.size[1] };"""
 )
 NEAR = {
     "evaluate": NODE
@@ -242,7 +244,9 @@ def test_only_the_chosen_methods_widgets_are_shown(frontend, renderer):
         assert state["drawn"] == ["method", *own]
         assert state["saved"] == [method, *DEFAULTS.values()], "hidden widgets keep their values and are saved"
         if renderer == "vue":
-            assert state["rows"] == 1 + len(own)
+            assert state["rows"] == 1 + len(own) + 1, "its own widgets and the forecast"
+        assert re.match(r"\d+\.\d\d× predicted speed-up", state["forecast"]), method
+    assert first["forecast"].split("\n")[1] == "16×16 keeps 25 % · 13×13 keeps 50 %"
     heights = {len(METHODS[m].options): s["height"] for m, s in zip(METHODS, seen)}
     assert sorted(heights, key=heights.get) == sorted(heights), "the node is as high as what it shows"
     prompt = next(node["inputs"] for node in result["prompt"].values() if node["class_type"] == "VARAccelerator")

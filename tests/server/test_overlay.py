@@ -20,7 +20,7 @@ from stepvar_core.viewing.overlay import PRUNED, viridis
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 RENDERERS = ["classic", "vue"]
-SAMPLER, OVERLAY, SCALES = 6, 12, 10  # nodes of StepVAR_overlay_and_report
+SAMPLER, OVERLAY, SAVED, SCALES = 6, 12, 11, 10  # nodes of StepVAR_overlay_and_report
 COMPARED = [
     "outputs",
     "first",
@@ -42,7 +42,7 @@ COMPARE, WORDS = 10, 12  # nodes of VAR_compare_dense_and_pruned
 TOOLS = """
 globalThis.__tools = {
   node: (id) => String(id).split(":").reduce((graph, part) => { const n = graph.getNodeById(Number(part)); return n.subgraph ?? n; }, app.rootGraph),
-  part: (node) => node.widgets.find((w) => w.name === "overlay" || w.name === "comparison").element,
+  part: (node) => node.widgets.find((w) => ["overlay", "comparison", "report"].includes(w.name)).element,
   mark: (id, name) => { __tools.part(__tools.node(id)).id = name; },
   // the colour in the middle of every cell of the shown frame
   cells: (node, [, h, w]) => {
@@ -155,7 +155,7 @@ def seen(request, frontend):
         {"shoot": "done"},
     )
     add(do("return __seen"), name="run")
-    add(do(f"return [__tools.output({SAMPLER}), __tools.output({OVERLAY})]"), name="outputs")
+    add(do(f"return [__tools.output({SAMPLER}), __tools.output({OVERLAY}), __tools.output({SAVED})]"), name="outputs")
     add(do(f"return __tools.state(__tools.node({SAMPLER}))"), name="sampler")
     add(do(READ), name="kept")
     add({"hover": AIM}, do(f"return __tools.state(__tools.node({OVERLAY}))"), name="hovered")
@@ -248,7 +248,7 @@ def seen(request, frontend):
         {"until": done},
         {"wait": 800},
         do(f"""const root = app.nodeOutputs[{OVERLAY}], node = __tools.node({OVERLAY});
-        return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), sampler: __tools.state(__tools.node({SAMPLER})) }};"""),
+        return {{ ...__tools.state(node), cells: __tools.cells(node, [1, 16, 16]), known: Boolean(root), report: document.querySelector(".stepvar-report img").getAttribute("src"), sampler: __tools.state(__tools.node({SAMPLER})) }};"""),
         name="reloaded",
     )
     add({"shoot": "reloaded"})
@@ -422,8 +422,10 @@ def test_it_follows_every_scale_while_the_sampler_runs(seen):
 
 
 def test_the_sampler_shows_its_last_pruned_scale_over_the_picture_it_previewed(seen):
-    message = seen["outputs"][0]["stepvar"][0]
-    assert len(message["pictures"]) == 1 and message["pictures"][0]["filename"] in seen["sampler"]["picture_url"]
+    message, decoded = seen["outputs"][0]["stepvar"][0], seen["outputs"][2]["images"]
+    assert len(message["pictures"]) == 1, "of the batch it decodes one itself"
+    assert decoded[0]["filename"] in seen["sampler"]["picture_url"], "the graph decodes all, so that they are shown"
+    assert message["pictures"][0]["filename"] in seen["reloaded"]["sampler"]["picture_url"]
     assert seen["sampler"]["scale"] == str(SCALES - 1) and seen["sampler"]["said"].startswith(
         "16×16 · 128 of 256 tokens ran (50%)"
     )
@@ -433,7 +435,7 @@ def test_the_pictures_are_shown_once_and_offered_to_the_nodes_menu(seen):
     """The editor's own preview of the same node gives way, and its menu still opens, copies and saves."""
     assert seen["run"]["midway"]["phase"] == "running" and seen["run"]["midway"]["picture_url"].startswith("blob:")
     assert seen["run"]["midway"]["stock"] == seen["sampler"]["stock"] == seen["kept"]["stock"] == []
-    assert (seen["sampler"]["for_menu"], seen["kept"]["for_menu"]) == (1, 2)
+    assert (seen["sampler"]["for_menu"], seen["kept"]["for_menu"]) == (2, 2)
 
 
 def test_it_paints_the_cells_of_the_mask(seen):
@@ -531,6 +533,10 @@ def test_undo_leaves_one_overlay_per_node_in_sight(seen):
 def test_a_reload_brings_the_samplers_back_from_what_the_server_remembers(seen):
     assert not seen["reloaded"]["known"], "the editor itself remembers nothing: the widget asked the server"
     assert seen["reloaded"]["sampler"]["said"] == seen["sampler"]["said"]
+
+
+def test_the_report_comes_back_after_a_reload(seen):
+    assert "/view?" in seen["reloaded"]["report"]
 
 
 def test_a_video_has_a_frame_slider(seen):

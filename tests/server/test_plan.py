@@ -389,3 +389,18 @@ def test_files_are_served_while_plans_are_pending(comfy, models):
         comfy.server.open(name)
         before = len(answered)
     assert before < 150 and answered == [200] * 200
+
+
+@pytest.mark.parametrize(
+    "asked", [{"method": "fastvar"}, {"method": "fastvar", "fastvar_ratio_1": 0.9, "cfg": 0}, {"method": "skipvar"}]
+)
+def test_a_rivals_forecast_is_the_cores(comfy, models, asked):
+    status, plan, _ = ask(comfy, model=DEMO, weight_dtype="fp32", **asked)
+    network = outline(models[DEMO])
+    own = {name.split("_", 1)[1]: value for name, value in asked.items() if name.startswith("fastvar_")}
+    policy = sv.accelerator(asked["method"], **own)
+    core = sv.estimate(network, network.schedule(), policy, asked.get("cfg"), 1)
+    assert status == 200 and plan["forecast"]["speedup"] == pytest.approx(core.speedup)
+    assert [p["kept"] for p in plan["forecast"]["passes"]] == [s.kept for s in core.scales]
+    for wrong in ({"method": "glue"}, {"method": "fastvar", "fastvar_ratio_1": "x"}, {"method": "fastvar", "cfg": "x"}):
+        assert ask(comfy, model=DEMO, **wrong)[0] == 400

@@ -142,6 +142,16 @@ export function widgetValue(root, node, name) {
   return sourceWidget(root, node, name)?.value;
 }
 
+/**
+ * Whether a node shows pictures that a VAE decoded from a sampler's latent, one for each of its batch.
+ * @param {any} root @param {any} node that has them @param {any} sampler @returns {boolean}
+ */
+export function showsDecoded(root, node, sampler) {
+  const from = (/** @type {any} */ at, /** @type {string} */ type) => (at?.inputs ?? []).map((/** @type {any} */ input, /** @type {number} */ slot) =>
+    (input.type === type ? sourceOf(root, at, slot, type) : null)).filter(Boolean);
+  return from(node, "IMAGE").some((decoder) => from(decoder, "LATENT").includes(sampler));
+}
+
 /** The socket of a widget, or of an input. @param {any} node @param {string} name */
 function inputOf(node, name) {
   return (node.inputs ?? []).find((/** @type {any} */ input) => (input.widget?.name ?? input.name) === name);

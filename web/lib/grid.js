@@ -2,21 +2,24 @@
 // Where the cells of a grid lie on a canvas, in whole pixels, and what colour each has.
 import { PRUNED, viridis } from "./palette.js";
 
+const MOST_OF = 0.92; // of the room: a picture gives up no more than the rest for cells of one size
+
 /**
- * The largest size of that shape within a box, in whole pixels, and a whole multiple of the grid where it fits once.
+ * The largest size of that shape within a box, in whole pixels, and a whole multiple of the grid where that costs little.
  * @param {{width: number, height: number}} box in pixels @param {{width: number, height: number}} picture its shape
  * @param {number[]} size [t, h, w] of the grid the cells are for
  * @returns {{left: number, top: number, width: number, height: number}} centred
  */
 export function fit(box, picture, [, h, w]) {
   const zoom = Math.min(box.width / picture.width, box.height / picture.height);
-  const snap = (length, cells) => (length >= cells ? Math.floor(length / cells + 1e-9) * cells : Math.max(1, Math.floor(length)));
-  let width = snap(picture.width * zoom, w);
-  let height = snap(picture.height * zoom, h);
+  const [wide, high] = [picture.width * zoom, picture.height * zoom].map((length) => Math.max(1, Math.floor(length + 1e-9)));
+  const snap = (length, cells) => (length >= cells ? Math.floor(length / cells) * cells : length);
+  let [width, height] = [snap(wide, w), snap(high, h)];
   if (Math.abs(picture.width / picture.height - w / h) < 1e-6 && width >= w && height >= h) {
     const cell = Math.min(width / w, height / h); // square cells stay square
     [width, height] = [cell * w, cell * h];
   }
+  if (width < MOST_OF * wide || height < MOST_OF * high) [width, height] = [wide, high]; // a fine grid's cells may differ by a pixel
   return { left: Math.floor((box.width - width) / 2), top: Math.floor((box.height - height) / 2), width, height };
 }
 

@@ -15,7 +15,7 @@
  *   weights_bytes: number, default_cfg: number, neutral_cfg: number, guided: boolean[], sees?: number[][][],
  *   presets: Record<string, number[]>,
  *   labels?: string[], defaults?: {cfg: number, temperature: number, top_k: number[], top_p: number},
- *   canvases?: Record<string, string[]>}} Plan
+ *   canvases?: Record<string, string[]>, forecast?: import("./forecast.js").Forecast}} Plan
  *
  * The node's widgets that change the cost, under their own names; and the sampler's cfg, negative = the model's default.
  * @typedef {{first_layer?: number, scope?: string, fill?: string, coverage?: number, guidance_late?: string,

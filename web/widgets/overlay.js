@@ -1,5 +1,6 @@
 // @ts-check
 // The mask overlay on VAR Sampler, live while it runs, and on StepVAR Mask Overlay, over the decoded pictures.
+import { showsDecoded } from "../lib/graph.js";
 import { localeOf, t } from "../lib/i18n.js";
 import { nodeByExecutionId } from "../lib/nodes.js";
 import { addScale, bestScale, readRun } from "../lib/trace.js";
@@ -13,6 +14,9 @@ export function attachSamplerOverlay(node, host) {
   const { app, api } = host;
   const overlay = new Overlay(node, host);
   let preview = ""; // object URL of the live preview
+  let own = ""; // the prompt of the run that is shown
+  /** @type {{prompt: string | null, urls: string[]}} */
+  let decoded = { prompt: null, urls: [] }; // all its pictures
   const keep = (url) => {
     if (preview) URL.revokeObjectURL(preview);
     preview = url;
@@ -34,6 +38,18 @@ export function attachSamplerOverlay(node, host) {
       keep(URL.createObjectURL(detail.blob));
       Object.assign(overlay, { live: preview, isLiveOld: false });
       if (overlay.view.view.phase === "running") overlay.show({ urls: [preview] });
+    },
+    // the sampler decodes its first picture only; where the graph decodes them all, they are here for nothing
+    executed: ({ detail }) => {
+      const from = nodeByExecutionId(app.rootGraph ?? app.graph, detail.display_node ?? detail.node);
+      if (from === node) own = detail.prompt_id;
+      else if (detail.output?.images?.length > 1 && showsDecoded(app.rootGraph ?? app.graph, from, node)) {
+        decoded = { prompt: detail.prompt_id, urls: detail.output.images.map((/** @type {any} */ file) => fileUrl(api, file)) };
+      }
+      const { run, phase, picture } = overlay.view.view;
+      if (phase !== "done" || decoded.prompt !== own || decoded.urls.length !== run?.batch) return;
+      offerImages(node, decoded.urls, picture);
+      overlay.show({ urls: decoded.urls });
     },
     execution_error: stop,
     execution_interrupted: stop,

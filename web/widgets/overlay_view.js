@@ -17,7 +17,7 @@ import { STYLE } from "./style.js";
  */
 
 const TALLEST_STAGE = 360;
-const BELOW_AND_ABOVE = 22 + 32 + 38 + 3 * 6; // tools, lines, timeline and the gaps
+const BELOW_AND_ABOVE = 22 + 48 + 38 + 3 * 6; // tools, lines, timeline and the gaps
 const EMPTY_HEIGHT = 56;
 
 export class OverlayView {

@@ -26,9 +26,9 @@ export const STYLE = `
 .stepvar-old { position: absolute; left: 0; right: 0; top: 6px; width: fit-content; margin: 0 auto; padding: 1px 8px; border-radius: 4px; color: #10141f; background: var(--sv-time); font-weight: 600; }
 .stepvar-empty { flex: 1 1 0; display: flex; align-items: center; justify-content: center; padding: 8px 12px; border: 1px dashed var(--sv-line);
   border-radius: 6px; color: var(--sv-dim); text-align: center; }
-.stepvar-lines { flex: none; height: 32px; }
+.stepvar-lines { flex: none; height: 48px; }
 .stepvar-lines > div { height: 16px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.stepvar-lines > div + div { color: var(--sv-dim); }
+.stepvar-lines > div + div { height: 32px; white-space: normal; color: var(--sv-dim); }
 .stepvar-timeline { position: relative; flex: none; height: 38px; margin: 0 2px; cursor: pointer; border-radius: 3px; touch-action: none; }
 .stepvar-scale { position: absolute; top: 0; height: 38px; }
 .stepvar-scale > .stepvar-track { position: absolute; left: 0; right: 0; top: 2px; height: 18px; border-radius: 2px; overflow: hidden;
@@ -77,5 +77,10 @@ export const STYLE = `
 .stepvar-times > div > span:last-child { color: var(--sv-fg); text-align: right; }
 .stepvar-lane { height: 6px; border-radius: 3px; overflow: hidden; background: var(--sv-field); }
 .stepvar-lane > .stepvar-time { height: 6px; border-radius: 3px; background: var(--sv-time); }
+.stepvar-forecast { min-height: 44px; max-height: 44px; gap: 2px; padding: 5px 10px; border-radius: 8px; background: var(--sv-field); }
+.stepvar-forecast > b { font-weight: 600; }
+.stepvar-forecast > span { color: var(--sv-dim); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.stepvar-forecast.is-error > span { color: #e5484d; white-space: normal; }
+.stepvar-report .stepvar-stage > img { inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .lg-node-widgets:has(.stepvar-overlay) ~ img, .lg-node-widgets:has(.stepvar-overlay) ~ img + div { display: none; }
 `;
