@@ -205,11 +205,6 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
             f"It comes from another text encoder: connect the CLIP of Load VAR Text Encoder "
             f"({family_of(model).reads.named}) to CLIP Text Encode.",
         )
-    if not tensor.isfinite().all():
-        raise ConditionMismatch(
-            f"The {name} conditioning holds values that are not finite numbers.",
-            "Connect CLIP Text Encode directly, with the CLIP of Load VAR Text Encoder.",
-        )
     if not tensor.any():
         if name == "negative":
             return None
@@ -229,8 +224,14 @@ def _read_text(tensor: Tensor, options: dict, model, batch: int, name: str):
                 f"The {name} conditioning holds {len(tensor)} prompts and a {what} of {len(value)}.",
                 "Encode the prompts together.",
             )
-    return model.text_condition(
+    condition = model.text_condition(
         tensor.expand(batch, -1, -1),
         None if mask is None else mask.expand(batch, -1),
         None if pooled is None else pooled.expand(batch, -1),
     )
+    if not tensor.isfinite().all():
+        raise ConditionMismatch(
+            f"The {name} conditioning holds values that are not finite numbers.",
+            "Connect CLIP Text Encode directly, with the CLIP of Load VAR Text Encoder.",
+        )
+    return condition
