@@ -347,8 +347,8 @@ def finish(job: Job, steps: Iterator[ScaleStep]) -> Result:
     done, sums, latent = [], {}, None
     for step in steps:
         latent = step.f_hat
-        of_step = latent if step.logits is None else step.logits
-        sums[step.index] = of_step.detach().sum(dtype=torch.float32)  # a number where all are: nothing waits for it
+        # a number where all are: nothing waits for it. No name may hold the logits while the next pass runs
+        sums[step.index] = (latent if step.logits is None else step.logits).detach().sum(dtype=torch.float32)
         step.f_hat = step.logits = None  # only the last f_hat is needed: free the others as we go
         done.append(step)
     check_numbers(sums, latent)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
+from ...stepvar_core.errors import LatentMismatch
 from ...stepvar_core.sampler import Result, finish, scale_steps, watched
 from ...stepvar_core.trace import pack_mask
 
@@ -95,6 +96,8 @@ class Progress:
             pixels = self.handle.vae.codec.decode(self._small(step.f_hat[:1])).cpu()
         except management.OOM_EXCEPTION:  # the run itself may still fit
             log.warning("Not enough memory for a preview; going on without.")
+            return None
+        except LatentMismatch:  # numbers that are none: the run's end says so, and what to do
             return None
         finally:
             self.spent += time.perf_counter() - began

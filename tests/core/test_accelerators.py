@@ -1,8 +1,6 @@
 """Rival accelerators: the contract every method of the registry keeps, and FastVAR against a plain
 re-implementation."""
 
-import functools
-import gc
 import itertools
 import math
 from dataclasses import dataclass, field, fields, replace
@@ -14,41 +12,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from subjects import FULL, SUBJECTS, Subject, same
-from test_cost import FlopCounter
+from subjects import LONG, Noting, every_family, full_size, same, subject
 from tiny_models import SCHEDULE, prompts, tiny_infinity
 
 import stepvar_core as sv
 from stepvar_core import methods
-from stepvar_core.families.infinity.model import Infinity, InfinityConfig
 from stepvar_core.families.infinity.schedules import TEMPLATES
-from stepvar_core.methods.kept import AroundSublayers, Earlier
+from stepvar_core.methods.kept import AroundSublayers
 from stepvar_core.methods.method import PUBLISHED, Accelerator
-from stepvar_core.methods.policy import About, Policy
+from stepvar_core.methods.policy import About
 from stepvar_core.methods.stepvar import Rival, StepVARRun
 
 METHODS = {method.id: method for method in methods.METHODS}
-ODD = [
-    sv.ScaleSchedule(s)
-    for s in (
-        [(1, 1, 1)],
-        [(1, 1, 1), (1, 2, 3)],
-        [(1, 2, 2), (1, 3, 1)],
-        [(1, 1, 1), (1, 7, 2), (1, 3, 5)],
-        [(1, 1, 1), (1, 1, 9), (1, 5, 1), (1, 2, 2), (1, 4, 7)],
-    )
-]
-
-
-@pytest.fixture(scope="module", params=SUBJECTS)
-def subject(request) -> Subject:
-    return SUBJECTS[request.param]()
-
-
-@functools.cache
-def full_size() -> Infinity:
-    with torch.device("meta"):
-        return Infinity(InfinityConfig())
 
 
 def kept(policy, model, schedule) -> list[int]:
@@ -60,59 +35,14 @@ def decides(method: str, model, schedule) -> bool:
     return sv.estimate(model, schedule, sv.accelerator(method)).least_flops is not None
 
 
-@dataclass(frozen=True)
-class Decided(Policy):
-    """Plans that a run ended up with."""
-
-    plans: tuple
-
-    def plan(self, about):
-        return list(self.plans)
-
-
-# the contract --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_neutral_settings_are_no_acceleration_bit_for_bit(subject, method):
-    dense = subject.run()
-    assert same(subject.run(sv.accelerator(method, **METHODS[method].neutral)), dense)
-    # a picture may decide that all of it runs, as on grids of a few tokens
-    assert decides(method, subject.model, subject.schedule) or not same(subject.run(method), dense)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_batch_of_two_is_two_single_runs(subject, method):
-    both = subject.run(method, rows=[4, 9])
-    single = [subject.run(method, pictures=[n], rows=[row]) for n, row in enumerate((4, 9))]
-    for row, alone in enumerate(single):
-        assert all(torch.equal(a[0], b[row]) for a, b in zip(alone.codes, both.codes, strict=True))
-        torch.testing.assert_close(alone.latent[0], both.latent[row], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("schedule", ODD, ids=lambda s: s.describe())
-@pytest.mark.parametrize("method", METHODS)
-def test_odd_schedules_run_as_planned(subject, method, schedule):
-    if subject.model.family == "hart" and schedule.scales[0].tokens > 1:  # its first scale is the prompt's
-        with pytest.raises(sv.ScheduleMismatch):
-            subject.run(method, schedule=schedule)
-        return
-    result = subject.run(method, schedule=schedule)
-    plan = kept(sv.accelerator(method), subject.model, schedule)
-    ran = [s.tokens_run for s in result.trace.scales]
-    assert plan[0] == schedule.scales[0].tokens and result.latent.isfinite().all()
-    counts = [s.kept.flatten(1).sum(1).tolist() for s in result.trace.scales]
-    if decides(method, subject.model, schedule):
-        assert all(a <= b for a, b in zip(ran, plan, strict=True)) and [max(k) for k in counts] == ran
-    else:
-        assert ran == plan and counts == [[k, k] for k in plan]
+# plans ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", sorted(TEMPLATES))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_aspect_ratio_of_infinity_is_accelerated(method, ratio):
     """At the published sizes the plan of every shape is the square one's: by the place of a scale, not by its width."""
-    model = full_size()
+    model = full_size("infinity")
     for size in ("1M", "0.60M", "0.25M"):
         square, schedule = model.schedule(1.0, size), model.schedule(1 / ratio, size)
         shares = [
@@ -138,92 +68,21 @@ def test_every_shape_of_infinity_runs(method):
             assert result.latent.shape[-2:] == (schedule.final.h, schedule.final.w) and result.latent.isfinite().all()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_of_a_run_reaches_the_next(subject, method):
-    """Upstream's FastVAR keeps its caches on the model: another shape then reads the features of the last picture."""
-    policy = sv.accelerator(method)
-    first = subject.run(policy)
-    subject.run(policy, schedule=ODD[-1], seed=5)
-    assert same(subject.run(policy), first)
-    gc.collect()
-    gc.disable()
-    try:
-        subject.run(policy)
-        assert not [o for o in gc.get_objects() if type(o) is Earlier]
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("cfg", [3.0, "off"])
-@pytest.mark.parametrize("method", METHODS)
-def test_the_estimate_is_what_runs(subject, method, cfg):
-    cfg = subject.model.neutral_cfg if cfg == "off" else cfg
-    plans = []
-    with FlopCounter() as counter:
-        subject.run(method, condition=subject.alike, cfg=cfg, on_scale=lambda step: plans.append(step.plans))
-    policy, length = sv.accelerator(method), subject.text_tokens
-    estimate = sv.estimate(subject.model, subject.schedule, policy, cfg=cfg, batch=2, text_tokens=length)
-    if estimate.least_flops is not None:  # a picture decides: in the range, and what it decided is what ran
-        assert 0.99 * estimate.least_flops <= counter.flops <= 1.01 * estimate.flops
-        assert estimate.least_flops < estimate.flops
-        fixed = Decided(tuple(plans[-1]))
-        estimate = sv.estimate(subject.model, subject.schedule, fixed, cfg=cfg, batch=2, text_tokens=length)
-    if subject.model.family == "var":
-        assert counter.flops == estimate.flops
-    else:
-        assert counter.flops == pytest.approx(
-            estimate.flops, rel=0.01
-        )  # the pooled text's few products are rounded there
-
-
 @pytest.mark.parametrize("options", [{"ratio_1": 0.6}, {"ratio_2": 0.0}, {"ratio_1": 0.0, "ratio_2": 0.0}], ids=str)
-def test_the_changes_fastvar_remembers_are_in_the_predicted_memory(subject, options):
+@every_family
+def test_the_changes_fastvar_remembers_are_in_the_predicted_memory(one, options):
     policy, held = sv.accelerator("fastvar", **options), []
+    noting = Noting(policy)
 
     def watch(step):
-        held.append(
-            sum(
-                c.numel() * c.element_size() for o in gc.get_objects() if type(o) is Earlier for c in o.changes.values()
-            )
-        )
+        changes = [c for run in noting.alive for c in getattr(getattr(run, "earlier", None), "changes", {}).values()]
+        held.append(sum(c.numel() * c.element_size() for c in changes))
 
-    gc.collect()
-    subject.run(policy, on_scale=watch)
-    settled = policy.resolve(subject.model, subject.schedule)
-    without = sv.estimate(subject.model, subject.schedule, replace(settled, fill="nearest"), batch=2)
-    assert sv.estimate(subject.model, subject.schedule, settled, batch=2).peak_bytes - without.peak_bytes == max(held)
+    one.run(noting, on_scale=watch)
+    settled = policy.resolve(one.model, one.schedule)
+    without = one.estimate(replace(settled, fill="nearest"))
+    assert one.estimate(settled).peak_bytes - without.peak_bytes == max(held)
     assert (max(held) > 0) == (options.get("ratio_1") != 0)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_resuming_anywhere_is_never_having_stopped(subject, method):
-    whole = subject.run(method)
-    for k in range(0, len(subject.schedule) + 1, 2 if subject.vae is None else 1):
-        again = subject.run(method, codes=whole.codes, start_at_scale=k)
-        assert all(torch.equal(a, b) for a, b in zip(again.codes, whole.codes, strict=True))
-        torch.testing.assert_close(again.latent, whole.latent, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_masked_redraw_keeps_the_picture_elsewhere(subject, method):
-    given = subject.run()
-    final = subject.schedule.final
-    mask = torch.zeros(1, final.h, final.w)
-    mask[:, :, final.w // 2 :] = 1
-    result = subject.run(method, codes=given.codes, mask=mask, seed=8)
-    is_kept = mask[0].eq(0).flatten()
-    ran = [
-        i for i, s in enumerate(result.trace.scales) if s.tokens_run == s.tokens and s.size[1:] == (final.h, final.w)
-    ]
-    for i in ran:
-        assert torch.equal(result.codes[i][:, is_kept], given.codes[i][:, is_kept])
-    assert result.latent.isfinite().all()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_trace_names_the_method(subject, method):
-    assert subject.run(method, pictures=[0]).trace.pruning.startswith(METHODS[method].title)
-    assert sv.accelerator(method).describe() == METHODS[method].title
 
 
 # options -------------------------------------------------------------------------------------------
@@ -275,7 +134,7 @@ def test_what_one_choice_per_scale_cannot_do_is_refused(settings, said):
 
 
 def test_the_published_plans():
-    model = full_size()
+    model = full_size("infinity")
     last = {method: kept(sv.accelerator(method), model, model.schedule())[-4:] for method in METHODS}
     assert last["fastvar"] == [615, 800, 0, 0]
     assert last["fastervar"] == [1024, 1600, 0, 0] and last["skipvar"] == [1024, 1600, 2304, 0]
@@ -288,18 +147,18 @@ def test_the_published_plans():
 
 
 def test_fastervar_follows_no_prompt_late():
-    subject = SUBJECTS["infinity"]()
+    one = subject("infinity-long")
     late = {
-        half: subject.run(sv.accelerator("fastervar", skip_scales=0, half=half))
+        half: one.run(sv.accelerator("fastervar", skip_scales=0, half=half))
         for half in ("unconditional", "conditional")
     }
-    dense = subject.run()
-    first = len(FULL) - 3
+    dense = one.run()
+    first = len(LONG) - 3
     for result in late.values():
         assert all(torch.equal(a, b) for a, b in zip(result.codes[:first], dense.codes[:first]))
     assert not same(*late.values())
-    stops = [3.0] * first + [1.0] * 3
-    assert same(late["conditional"], subject.run(None, cfg=stops))
+    stops = [one.cfg] * first + [1.0] * 3
+    assert same(late["conditional"], one.run(None, cfg=stops))
 
 
 # FastVAR, the authors' own run -----------------------------------------------------------------------
@@ -481,7 +340,7 @@ def plain_fastvar(model, condition, schedule, cfg: float, ratios: dict[int, floa
 
 
 @pytest.mark.parametrize("cfg", [3.0, 1.0])
-@pytest.mark.parametrize("schedule", [FULL, sv.ScaleSchedule([(1, s.w, s.h) for s in FULL])], ids=["wide", "tall"])
+@pytest.mark.parametrize("schedule", [LONG, sv.ScaleSchedule([(1, s.w, s.h) for s in LONG])], ids=["wide", "tall"])
 def test_fastvar_is_what_its_authors_do(cfg, schedule):
     """Codes, f_hat, and which tokens ran, in shapes their program cannot run."""
     model = tiny_infinity()

@@ -109,7 +109,8 @@ def test_pruning_neither(model, vae, condition, policy):
         assert set(devices) == {META}
 
 
-@pytest.mark.parametrize("method", METHODS)
+# where each picture decides, a method reads numbers between scales (PolicyRun.observe), and none are there
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "ldpruning"])
 @pytest.mark.parametrize(("model", "vae", "condition"), [*families()][:2])
 def test_accelerators_neither(model, vae, condition, method):
     for devices in run_without_numbers(model, vae, condition, pruning=sv.accelerator(method)):

@@ -155,7 +155,8 @@ def test_every_fill_in_both_scopes(pair, scope, fill):
     assert result.latent.isfinite().all() and not same(result, run(pair))
 
 
-@pytest.mark.parametrize("fill", FILLS)
+# `repeat` puts the codes of the scale before there, which have no residual
+@pytest.mark.parametrize("fill", [name for name in FILLS if name != "repeat"])
 def test_every_position_has_a_residual_but_blank_ones(pair, fill):
     """The residual head is dense: on hidden states that were filled; a position that adds nothing adds no residual
     either."""

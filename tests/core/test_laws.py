@@ -1,554 +1,388 @@
-"""Laws of the scale loop: what must hold for every selector, fill and scope, with random weights and odd grids."""
+"""Laws of the scale loop, held against every subject and every policy: nothing pruned is nothing changed, what runs is
+what was planned, guidance, randomness, and grids of any size."""
 
-import gc
+import copy
+import functools
 import itertools
-import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
-from hypothesis.strategies import booleans, floats, integers, lists, none, sampled_from, tuples
-from tiny_models import SCHEDULE, tiny_var
-
-import stepvar_core as sv
-from stepvar_core.door import prepare
-from stepvar_core.families.var.model import ClassCondition
-from stepvar_core.memory import BlockCausal, KVCache
-from stepvar_core.methods.fills import FILLS
-from stepvar_core.methods.policy import About
-from stepvar_core.methods.selectors import SELECTORS
-from stepvar_core.methods.stepvar import SCOPES
-from stepvar_core.sampler import scale_steps
-from stepvar_core.tokens import DENSE
-
-COMBINATIONS = list(itertools.product(SELECTORS, FILLS, SCOPES))
-SAMPLED = {"top_k": 12, "top_p": 0.9}
-GREEDY = {"top_k": 1}
-policies = sampled_from(
-    [None, *(sv.StepVAR((0.7, 0.4), fill=fill, scope=scope) for fill, scope in itertools.product(FILLS, SCOPES))]
+from hypothesis import given, settings
+from hypothesis.strategies import booleans, floats, integers, lists, sampled_from, tuples
+from subjects import (
+    FEW,
+    FILLED,
+    GOALS,
+    MAIN,
+    MAKERS,
+    METHODS,
+    ODD,
+    OFF,
+    POLICIES,
+    PRUNED,
+    RATIOS,
+    VARIANTS,
+    cases,
+    every_family,
+    every_subject,
+    finished,
+    same,
+    same_codes,
+    subject,
 )
 
+import stepvar_core as sv
+from stepvar_core import methods
+from stepvar_core.families import FAMILIES
+from stepvar_core.methods.fills import FILLS
+from stepvar_core.methods.presets import PRESETS
+from stepvar_core.methods.selectors import SELECTORS
+from stepvar_core.methods.stepvar import SCOPES
+from stepvar_core.planning.goals import GOALS as NAMES_OF_GOALS
 
-def run(pair, labels=(1, 3), **arguments) -> sv.Result:
-    model, vae = pair
-    return sv.sample(
-        model, vae, model.class_condition(labels), **{"schedule": SCHEDULE, "cfg": 2.0, **SAMPLED, **arguments}
-    )
-
-
-def same(one: sv.Result, other: sv.Result) -> bool:
-    return (
-        len(one.codes) == len(other.codes)
-        and torch.equal(one.latent, other.latent)
-        and all(torch.equal(a, b) for a, b in zip(one.codes, other.codes))
-    )
+# nobody is left out --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def dense(tiny):
-    return run(tiny)
+def test_every_family_has_a_subject():
+    for family in FAMILIES:
+        assert family.name in MAKERS, (
+            f"{family.name} is held to no law: write its maker in tests/core/subjects.py and add it to MAKERS as "
+            f"{family.name!r}, with policies=None."
+        )
+        one = subject(family.name)
+        assert one.family == family.name and one.policies is None, f"the first subject of {family.name} runs them all"
+    assert {name.split("-")[0] for name in MAKERS} == {family.name for family in FAMILIES}
 
 
-# switching pruning off ---------------------------------------------------------------------------
+def test_every_policy_is_held_to_the_laws():
+    """Every method, fill in each scope, selector, preset, and goal but the one that switches goals off."""
+    assert {method.id for method in methods.METHODS} <= POLICIES.keys()
+    assert {f"{fill} {scope}" for fill in FILLS for scope in SCOPES} <= POLICIES.keys()
+    assert {f"by {name}" for name in SELECTORS} | {f"preset {name}" for name in PRESETS} <= POLICIES.keys()
+    assert set(NAMES_OF_GOALS) - {OFF} == GOALS.keys()
 
 
-@pytest.mark.parametrize(("selector", "fill", "scope"), COMBINATIONS)
-def test_zero_ratios_are_no_pruning_bit_for_bit(tiny, dense, selector, fill, scope):
+# what a run gives ----------------------------------------------------------------------------------
+
+
+@every_subject()
+def test_a_dense_run_gives_a_picture_of_every_scale(one):
+    """Codes of several kinds, a latent of the right shape, and nothing in it but what codes and soft features say."""
+    result = finished(one, OFF)
+    assert [tuple(codes.shape[:2]) for codes in result.codes] == [(2, scale.tokens) for scale in one.schedule]
+    everything = torch.cat([codes.flatten(1) for codes in result.codes], 1)
+    if everything.dtype == torch.uint8:
+        assert everything.max() <= 1 and 0.2 < everything.float().mean() < 0.8
+    else:
+        assert everything.dtype == torch.int64 and len(everything.unique()) >= 3
+    assert tuple(result.latent.shape) == (2, *one.model.latent_shape(one.schedule))
+    assert result.latent.dtype == torch.float32 and result.latent.isfinite().all()
+    assert result.latent.is_inference()  # no graph is recorded, whatever the caller's mode
+
+
+@cases()
+def test_codes_hold_the_whole_picture(one, policy):
+    """With the soft features, where there are any."""
+    result = finished(one, policy)
+    torch.testing.assert_close(one.added_up(result), result.latent, rtol=0, atol=1e-5)
+    if not any(soft is not None for soft in result.soft):
+        decoded = one.quantizer.decode_codes(result.codes, one.schedule)
+        torch.testing.assert_close(decoded, result.latent, rtol=0, atol=1e-5)
+
+
+# nothing pruned is nothing changed -----------------------------------------------------------------
+
+# all three settings at once on one family, on the others one after the other
+TOGETHER = [(subject(MAIN[0]), *choice) for choice in itertools.product(SELECTORS, FILLS, SCOPES)]
+ONE_BY_ONE = (*itertools.product(["stepvar"], FILLS, SCOPES), *((s, "nearest", "scale") for s in SELECTORS))
+APART = [(subject(name), *choice) for name in MAIN[1:] for choice in ONE_BY_ONE]
+APART += [(subject(name), "stepvar", "nearest", scope) for name in VARIANTS for scope in SCOPES]
+
+
+@pytest.mark.parametrize(("one", "selector", "fill", "scope"), TOGETHER + APART, ids=str)
+def test_zero_ratios_are_no_pruning_bit_for_bit(one, selector, fill, scope):
     policy = sv.StepVAR((0.0, 0.0, 0.0), selector=selector, fill=fill, scope=scope)
-    assert same(run(tiny, pruning=policy), dense)
+    assert same(one.run(policy), finished(one, OFF))
+
+
+@cases(main=tuple(METHODS))
+def test_neutral_settings_are_no_acceleration_bit_for_bit(one, policy):
+    """And the defaults are one, wherever they plan anything but the dense run."""
+    method = METHODS[policy].method
+    neutral = one.run(sv.accelerator(policy, **method.neutral))
+    assert same(neutral, finished(one, OFF))
+    if not one.decides(METHODS[policy]):  # a picture may decide that all of it runs
+        assert same(finished(one, policy), neutral) == (one.plans(METHODS[policy]) == one.plans())
+
+
+@every_subject()
+def test_a_goal_in_seconds_runs_dense_until_it_is_timed(one):
+    if one.policies is None:
+        assert same(finished(one, "seconds"), finished(one, OFF))
 
 
 @pytest.mark.parametrize("keep_scores", [False, True])
-@pytest.mark.parametrize("pruning", [None, sv.StepVAR((0, 0)), sv.StepVAR((0.6, 0.3))])
-def test_watching_changes_nothing(tiny, pruning, keep_scores):
+@cases(main=(*FEW, "last skipped"), variants=FEW[:2])
+def test_watching_changes_nothing(one, policy, keep_scores):
     seen = []
-    watched = run(
-        tiny,
-        pruning=pruning,
+    watched = one.run(
+        POLICIES[policy],
         keep_scores=keep_scores,
-        on_scale=lambda s: seen.append((s.index, s.f_hat.clone(), s.seconds)),
+        on_scale=lambda step: seen.append((step.index, step.f_hat.clone(), step.seconds)),
     )
-    assert same(watched, run(tiny, pruning=pruning))
-    assert watched.latent.is_inference()  # no graph is recorded, whatever the caller's mode
-    assert [index for index, *_ in seen] == [0, 1, 2, 3]
+    assert same(watched, finished(one, policy))
+    assert [index for index, *_ in seen] == list(range(len(one.passes)))
     assert torch.equal(seen[-1][1], watched.latent)
 
 
-# what a pruned run does --------------------------------------------------------------------------
+# what a pruned run does ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("selector", "fill", "scope"), COMBINATIONS)
-def test_a_pruned_run_keeps_its_promises(tiny, dense, selector, fill, scope):
+@cases()
+def test_what_runs_is_what_was_planned(one, policy):
     """K tokens run, the trace says which, every position gets a code, and nothing before the first pruned scale
     moves."""
-    result = run(tiny, pruning=sv.StepVAR((0.7, 0.4), selector=selector, fill=fill, scope=scope), keep_scores=True)
-    assert all(torch.equal(a, b) for a, b in zip(result.codes[:2], dense.codes[:2]))
-    kept = [s.kept.flatten(1).sum(1).tolist() for s in result.trace.scales]
-    assert kept == [[1, 1], [6, 6], [8, 8], [11, 11]]  # 12 - int(12 * .4) and 35 - int(35 * .7)
-    assert [s.tokens_run for s in result.trace.scales] == [1, 6, 8, 11]
-    assert [s.size for s in result.trace.scales] == [s.grid for s in SCHEDULE]
-    for scale, codes, traced in zip(SCHEDULE, result.codes, result.trace.scales):
-        assert codes.shape == (2, scale.tokens) and traced.kept.shape == (2, *scale.grid)
-        is_blank = (codes < 0).view(2, *scale.grid)
-        assert torch.equal(is_blank, ~traced.kept) if fill == "zero" and scope == "scale" else not is_blank.any()
-    assert all((s.importance is not None) == (s.tokens_run < s.tokens) for s in result.trace.scales)
+    result = one.run(POLICIES[policy], keep_scores=True)
+    assert same(result, finished(one, policy))
+    assert_as_planned(one, POLICIES[policy], result)
+    if policy == "quality":
+        assert result.trace.scales[-1].tokens_run < one.schedule.final.tokens, "else nothing was decided"
+    if policy in FILLED and len(one.schedule) == 4:
+        assert [scale.tokens_run for scale in result.trace.scales] == [1, 6, 8, 11]  # 12 - int(4.8), 35 - int(24.5)
+
+
+@pytest.mark.parametrize(("one", "selector", "fill", "scope"), TOGETHER, ids=str)
+def test_every_choice_goes_with_every_other(one, selector, fill, scope):
+    policy = sv.StepVAR(RATIOS, selector=selector, fill=fill, scope=scope)
+    assert_as_planned(one, policy, one.run(policy, keep_scores=True))
+
+
+def assert_as_planned(one, policy, result: sv.Result) -> None:
+    plans, dense, ran = one.plans(policy), finished(one, OFF), [scale.tokens_run for scale in result.trace.scales]
+    settled = (policy or sv.NoPruning()).resolve(one.model, one.schedule)
+    decides = one.decides(policy)
+    if decides:  # at most what was planned
+        assert all(n <= plan.fewest for n, plan in zip(ran, plans, strict=True))
+    else:
+        assert ran == [plan.fewest for plan in plans] == [scale.kept for scale in one.estimate(policy).scales]
+        untouched = next((i for i, (a, b) in enumerate(zip(plans, one.plans())) if a != b), len(plans))
+        assert all(torch.equal(a, b) for a, b in zip(result.codes[:untouched], dense.codes[:untouched]))
+        assert same(result, dense) == (untouched == len(plans))
+    assert [scale.size for scale in result.trace.scales] == [scale.grid for scale in one.schedule]
+    is_blank = settled.shown() == {"fill": "zero", "scope": "scale"}
+    for scale, codes, traced in zip(one.schedule, result.codes, result.trace.scales, strict=True):
+        assert traced.kept.shape == (2, *scale.grid)
+        assert_counts(traced, 2, decides)
+        assert codes.shape[:2] == (2, scale.tokens if traced.tokens_run else 0)
+        if traced.tokens_run:
+            assert torch.equal(~one.quantizer.is_added(codes), ~traced.kept.flatten(1) & is_blank)
+        assert (traced.importance is not None) == (0 < traced.tokens_run < scale.tokens)
+    assert result.latent.isfinite().all() and result.trace.pruning == settled.describe()
+
+
+def assert_counts(traced, batch: int, decides: bool) -> None:
+    """Every picture keeps as many; where pictures decide, the one that keeps most says how many run."""
+    counts = traced.kept.flatten(1).sum(1).tolist()
+    assert max(counts) == traced.tokens_run and (decides or counts == [traced.tokens_run] * batch)
+
+
+@cases(main=tuple(METHODS))
+def test_the_trace_names_the_method(one, policy):
+    title = METHODS[policy].method.title
+    assert finished(one, policy).trace.pruning.startswith(title) and METHODS[policy].describe() == title
+
+
+@pytest.mark.parametrize("schedule", ODD, ids=lambda schedule: schedule.describe())
+@pytest.mark.parametrize("policy", [PRUNED, *METHODS])
+@every_family
+def test_odd_schedules_run_as_planned(one, policy, schedule):
+    if not one.accepts(schedule):
+        with pytest.raises(sv.ScheduleMismatch):
+            one.run(POLICIES[policy], schedule=schedule)
+        return
+    result = one.run(POLICIES[policy], schedule=schedule)
+    plan = [p.fewest for p in one.plans(POLICIES[policy], schedule=schedule)]
+    ran, decides = [scale.tokens_run for scale in result.trace.scales], one.decides(POLICIES[policy], schedule)
+    assert all(n <= most for n, most in zip(ran, plan, strict=True)) if decides else ran == plan
+    for traced in result.trace.scales:
+        assert_counts(traced, 2, decides)
+    assert policy == PRUNED or plan[0] == schedule.scales[0].tokens  # nothing precedes it
     assert result.latent.isfinite().all()
-    assert not torch.equal(result.latent, dense.latent)
 
 
-@settings(max_examples=25)
+@every_family
+@settings(max_examples=15)
 @given(
-    ratios=lists(floats(0.01, 0.99), min_size=1, max_size=3),
+    ratios=lists(floats(0.01, 0.99), min_size=1, max_size=2),
     fill=sampled_from(list(FILLS)),
+    scope=sampled_from(SCOPES),
     first_layer=integers(0, 1),
     grid=tuples(integers(1, 6), integers(1, 6)),
-    labels=lists(integers(0, 4), min_size=1, max_size=2),
-    cfg=sampled_from([0.0, 3.0]),
+    batch=integers(1, 2),
+    is_guided=booleans(),
 )
-def test_any_ratios_on_any_grid_run_as_planned(tiny, ratios, fill, first_layer, grid, labels, cfg):
+def test_any_ratios_on_any_grid_run_as_planned(one, ratios, fill, scope, first_layer, grid, batch, is_guided):
     schedule = sv.ScaleSchedule([(1, 1, 1), (1, 3, 2), (1, *grid)])
-    policy = sv.StepVAR(tuple(ratios[:2]), fill=fill, first_layer=first_layer)
-    result = run(tiny, labels, schedule=schedule, pruning=policy, cfg=cfg)
-    plans = policy.plan(About(schedule, batch=len(labels), layers=2))
-    for plan, scale, codes in zip(plans, result.trace.scales, result.codes):
-        assert scale.kept.flatten(1).sum(1).tolist() == [plan.fewest] * len(labels)
-        assert codes.shape == (len(labels), plan.tokens)
+    policy = sv.StepVAR(tuple(ratios), fill=fill, scope=scope, first_layer=first_layer)
+    cfg = one.cfg if is_guided else one.neutral
+    result = one.run(policy, range(batch), schedule=schedule, cfg=cfg)
+    plans = one.plans(policy, batch, schedule)
+    for plan, scale, codes in zip(plans, result.trace.scales, result.codes, strict=True):
+        assert scale.kept.flatten(1).sum(1).tolist() == [plan.fewest] * batch
+        assert codes.shape[:2] == (batch, plan.tokens)
 
 
-@pytest.mark.parametrize("ratios", [(), (0.7,), (0.7, 0.4), (0.5, 1.0), (0.8, 0.0, 0.5)])
-def test_only_kept_tokens_run_and_are_remembered(tiny, ratios):
-    """The reference: all kept tokens of all scales at once under a block-causal mask, without a cache (DESIGN 2.8)."""
-    model, vae = tiny
-    seen = {}
-    result = run(tiny, pruning=sv.StepVAR(ratios), cfg=0.0, on_scale=lambda s: seen.update({s.index: s.logits}))
-    quantizer, f_hat, streams, kept_K = vae.quantizer_on("cpu"), vae.quantize.empty(2, SCHEDULE, "cpu"), [], []
-    lengths = [s.tokens_run for s in result.trace.scales]
-    with torch.inference_mode():
-        memory = BlockCausal([n for n in lengths if n], "cpu")
-        reference = model.begin(model.class_condition([1, 3]), None, "cpu")
-        for step, codes, traced in zip(SCHEDULE.passes, result.codes, result.trace.scales):
-            if traced.is_skipped:
-                continue
-            features = quantizer.next_input(f_hat, step, SCHEDULE) if step.index else None
-            x_BLC = model.embed(reference, features, step, SCHEDULE)
-            kept_BK = torch.stack([row.flatten().nonzero().flatten() for row in traced.kept])
-            streams.append(x_BLC.gather(1, kept_BK[..., None].expand(-1, -1, x_BLC.shape[-1])))
-            kept_K.append(kept_BK.shape[1])
-            f_hat = f_hat + quantizer.contribution(quantizer.lookup(codes, step.scale), step, SCHEDULE)
-        x_RLC = model.blocks_forward(reference, torch.cat(streams, 1), DENSE, memory)
-        logits = model.logits(reference, x_RLC, slice(0, 2)).split(kept_K, 1)
-    for expected, index in zip(logits, [i for i, n in enumerate(lengths) if n]):
-        torch.testing.assert_close(seen[index], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(result.latent, f_hat, rtol=0, atol=1e-5)
+@every_family
+def test_ratio_one_skips_the_scale(one):
+    """What follows a skipped scale reads the same f_hat, resized to its own grid, and no keys of it."""
+    last = finished(one, "two skipped")
+    assert torch.equal(last.latent, one.run(end_at_scale=len(one.schedule) - 2).latent)
+    assert not any(scale.kept.any() for scale in last.trace.scales[-2:]) and last.soft[-2:] == [None, None]
+    seen = []
+    middle = one.run(POLICIES["middle skipped"], on_scale=lambda step: seen.append(step.f_hat))
+    assert torch.equal(seen[-3], seen[-2]) and not torch.equal(seen[-2], seen[-1])
+    assert middle.codes[-2].shape[1] == 0 < middle.codes[-1].shape[1]
+    runs = [plan.layer_tokens(0) for plan in one.plans(sv.StepVAR((0.0, 1.0))) if not plan.is_skipped]
+    job = one.job(sv.StepVAR((0.0, 1.0)))
+    assert job.new_cache().lengths[0] == (runs[0] + job.lead, *runs[1:])
 
 
-@pytest.mark.parametrize("shared_aln", [False, True])
-def test_cached_attention_is_uncached_attention(tiny, shared_aln):
-    """Step by step with the cache, and the whole schedule at once as in training."""
-    model, vae = tiny_var(shared_aln=shared_aln), tiny[1]
-    schedule, seen = model.schedule(), []
-    result = run((model, vae), schedule=schedule, cfg=0.0, on_scale=lambda s: seen.append(s.logits))
-    partial = [vae.quantize.decode_codes(result.codes[: n + 1], schedule) for n in range(len(schedule) - 1)]
-    inputs = [
-        vae.quantize.next_input(f, step, schedule).flatten(2).transpose(1, 2)
-        for f, step in zip(partial, schedule.passes[1:])
-    ]
-    with torch.no_grad():
-        logits_BLV = model.teacher_forced(torch.tensor([1, 3]), torch.cat(inputs, 1))
-    torch.testing.assert_close(torch.cat(seen, 1), logits_BLV, rtol=1e-4, atol=1e-4)
+@every_family
+def test_a_skipped_first_scale_is_refused(one):
+    with pytest.raises(sv.OptionError, match="Ratio 1 would skip the first scale"):
+        one.run(sv.StepVAR((1,) * len(one.schedule)))
 
 
-def test_half_precision_stays_near(tiny):
+BLANK = list(itertools.product((*MAIN, "var-smooth", "hart-hard"), (1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("one", "scale"), [(subject(name), n) for name, n in (*BLANK, ("infinity-patched", 3))], ids=str
+)
+def test_a_blank_position_adds_exactly_nothing(one, scale):
+    """The zero fill: f_hat keeps the value it had, to the bit, wherever the nearest cell of the pruned scale was
+    blank."""
+    ratios, seen = (*[0.0] * (len(one.schedule) - 1 - scale), 0.6), []
+    result = one.run(sv.StepVAR(ratios, fill="zero"), on_scale=lambda step: seen.append(step.f_hat))
+    kept = result.trace.scales[scale].kept[:, 0]
+    rows, columns = (
+        [int((i + 0.5) * small / large) for i in range(large)]
+        for small, large in zip(kept.shape[1:], seen[scale].shape[2:])
+    )
+    changed_BHW = (seen[scale] != seen[scale - 1]).any(1)
+    kept_BHW = kept[:, rows][:, :, columns]
+    assert torch.equal(changed_BHW, kept_BHW) and not kept_BHW.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_family
+def test_half_precision_stays_near(one, dtype):
+    """On the same codes; the logits are float32 whatever the weights are."""
     exact, seen = [], []
-    result = run(tiny, cfg=0.0, on_scale=lambda s: exact.append(s.logits))
-    half = (tiny_var().to(torch.bfloat16), tiny[1])
-    run(half, cfg=0.0, codes=result.codes, mask=torch.zeros(1, 5, 7), on_scale=lambda s: seen.append(s.logits))
-    for a, b in zip(exact, seen):
+    result = one.run(cfg=one.neutral, on_scale=lambda step: exact.append(step.logits))
+    half = half_precision(one, dtype)
+    mask = torch.zeros(1, 5, 7)
+    sv.sample(
+        half,
+        one.vae,
+        one.pictures((0, 1)),
+        **one.arguments(
+            (0, 1), cfg=one.neutral, codes=result, mask=mask, on_scale=lambda step: seen.append(step.logits)
+        ),
+    )
+    for a, b in zip(exact, seen, strict=True):
         assert b.dtype == torch.float32
         assert F.cosine_similarity(a.flatten(1), b.flatten(1)).min() > 0.995
 
 
-# ratio 1 -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@cases(main=[f"{fill} {scope}" for fill in FILLS for scope in SCOPES], names=(*MAIN, "infinity-patched"))
+def test_every_fill_in_half_precision(one, policy, dtype):
+    arguments = one.arguments((0, 1), pruning=POLICIES[policy])
+    result = sv.sample(half_precision(one, dtype), one.vae, one.pictures((0, 1)), **arguments)
+    assert result.latent.isfinite().all() and result.latent.dtype == torch.float32
 
 
-def test_ratio_one_skips_the_scale(tiny, dense):
-    result = run(tiny, pruning=sv.StepVAR((1, 1)))
-    shorter = run(tiny, end_at_scale=2)
-    assert [c.shape[1] for c in result.codes] == [1, 6, 0, 0]
-    assert [s.tokens_run for s in result.trace.scales] == [1, 6, 0, 0]
-    assert [bool(s.kept.any()) for s in result.trace.scales] == [True, True, False, False]
-    assert torch.equal(result.latent, shorter.latent)
-    # a skipped scale in the middle: the next one reads the same f_hat, resized to its own grid, and no keys of it
-    middle, seen = run(tiny, pruning=sv.StepVAR((0.0, 1.0))), []
-    run(tiny, pruning=sv.StepVAR((0.0, 1.0)), on_scale=lambda s: seen.append(s.f_hat))
-    assert torch.equal(seen[1], seen[2]) and not torch.equal(seen[2], seen[3])
-    assert [c.shape[1] for c in middle.codes] == [1, 6, 0, 35]
-    model, vae = tiny
-    job = prepare(model, vae, model.class_condition([1]), schedule=SCHEDULE, pruning=sv.StepVAR((0.0, 1.0)))
-    assert job.new_cache().lengths[0] == (1, 6, 35)
+@functools.cache
+def half_precision(one, dtype):
+    return copy.deepcopy(one.model).place("cpu", dtype)
 
 
-# guidance ----------------------------------------------------------------------------------------
+# guidance ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratios", [(), (0.7, 0.4)])
 @pytest.mark.parametrize("late", [1, 2])
-def test_late_conditional_guidance_is_no_guidance_late(tiny, ratios, late):
-    strengths = [0.0, 1.0, 2.0, 3.0]
+@every_subject()
+def test_late_conditional_guidance_is_no_guidance_late(one, ratios, late):
+    if one.policies and PRUNED not in one.policies and ratios:
+        ratios = (0.0, 0.4)
     policy = sv.StepVAR(ratios, guidance_late="conditional", guidance_late_scales=late)
-    stops = [*strengths[: 4 - late], *[0.0] * late]
-    assert same(run(tiny, cfg=strengths, pruning=policy), run(tiny, cfg=stops, pruning=sv.StepVAR(ratios)))
+    stops = [*one.strengths[:-late], *[one.neutral] * late]
+    assert same(one.run(policy, cfg=one.strengths), one.run(sv.StepVAR(ratios), cfg=stops))
 
 
-def test_late_unconditional_guidance_runs_the_null_row(tiny):
-    """The last scale sees the null class and its keys alone: what a null-class run over the same codes computes."""
-    seen, null, labels = [], [], (1, 3)
+@every_subject()
+def test_no_guidance_is_the_neutral_strength(one):
+    off = one.run(cfg=one.neutral)
+    assert same(off, one.run(cfg=[one.neutral] * len(one.schedule))) and not same(off, finished(one, OFF))
+
+
+@every_subject()
+def test_late_unconditional_guidance_follows_the_negative_alone(one):
+    """What the last scale answers is what the negative alone answers over the same codes; not so the condition."""
+    seen, last = {}, len(one.schedule) - 1
     policy = sv.StepVAR((), guidance_late="unconditional", guidance_late_scales=1)
-    result = run(tiny, labels, pruning=policy, on_scale=lambda s: seen.append(s.logits))
-    run(tiny, (-1, -1), cfg=0.0, codes=result.codes, start_at_scale=3, on_scale=lambda s: null.append(s.logits))
-    torch.testing.assert_close(seen[3], null[3], rtol=1e-4, atol=1e-4)
-    conditional = []
-    run(tiny, labels, cfg=0.0, codes=result.codes, start_at_scale=3, on_scale=lambda s: conditional.append(s.logits))
-    assert (seen[3] - conditional[3]).abs().max() > 0.1
+    result = one.run(policy, on_scale=lambda step: seen.update({"late": step.logits}))
+    condition = one.pictures((0, 1))
+    negative = one.negatives((0, 1)) if one.negatives else one.model.unconditional(condition)
+    for name, alone in (("null", negative), ("conditional", condition)):
+        arguments = one.arguments((0, 1), cfg=one.neutral, codes=result, start_at_scale=last)
+        arguments["on_scale"] = lambda step, name=name: seen.update({name: step.logits})
+        sv.sample(one.model, one.vae, alone, **arguments)
+    if one.settings.get("options", {}).get("guidance_layers") is None:
+        torch.testing.assert_close(seen["late"], seen["null"], rtol=1e-4, atol=1e-4)
+    assert (seen["late"] - seen["conditional"]).abs().max() > 0.1
 
 
-def test_a_list_of_strengths_is_final_and_a_number_ramps(tiny):
-    assert same(run(tiny, cfg=3.0), run(tiny, cfg=[0.0, 1.0, 2.0, 3.0]))
-    assert not same(run(tiny, cfg=3.0), run(tiny, cfg=[3.0] * 4))
-    assert same(run(tiny, cfg=0.0), run(tiny, cfg=[0.0] * 4))
+@every_subject()
+def test_the_own_negative_is_what_none_stands_for(one):
+    condition = one.pictures((0, 1))
+    if one.negatives is None:
+        assert same(one.run(negative=one.model.unconditional(condition)), finished(one, OFF))
+    assert not same(one.run(negative=one.pictures((1, 0))), finished(one, OFF))
 
 
-def test_guidance_is_a_line_through_both_rows(tiny):
-    seen, rows = {}, {}
-    first = run(
-        tiny,
-        (1,),
-        cfg=[0.0, 2.5],
-        end_at_scale=2,
-        schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]),
-        on_scale=lambda s: seen.update({s.index: s.logits}),
-    )
-    for label in (1, -1):
-        run(
-            tiny,
-            (label,),
-            cfg=0.0,
-            schedule=sv.ScaleSchedule([(1, 1, 1), (1, 2, 3)]),
-            codes=first.codes,
-            start_at_scale=1,
-            on_scale=lambda s, label=label: rows.update({label: s.logits}),
-        )
-    torch.testing.assert_close(seen[1], 3.5 * rows[1] - 2.5 * rows[-1], rtol=1e-4, atol=1e-4)
+# randomness ----------------------------------------------------------------------------------------
 
 
-def test_an_own_negative_takes_the_null_class_place(tiny):
-    model = tiny[0]
-    assert same(run(tiny, negative=model.class_condition([-1, -1])), run(tiny))
-    assert not same(run(tiny, negative=model.class_condition([2, 2])), run(tiny))
-
-
-# randomness --------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30)
-@given(
-    pruning=policies,
-    cfg=sampled_from([0.0, 3.0]),
-    is_greedy=booleans(),
-    selector=sampled_from(list(SELECTORS)),
-    seed=integers(0, 99),
-)
-@example(
-    pruning=sv.StepVAR((0.7, 0.4)), cfg=0.0, is_greedy=True, selector="update", seed=0
-)  # label 3 is flat: many equal energies
-def test_a_batch_of_two_is_two_single_runs(tiny, pruning, cfg, is_greedy, selector, seed):
-    if pruning is not None:
-        pruning = sv.StepVAR(pruning.ratios, fill=pruning.fill, scope=pruning.scope, selector=selector)
-    settings_ = {"pruning": pruning, "cfg": cfg, "seed": seed, **(GREEDY if is_greedy else SAMPLED)}
-    both = run(tiny, (1, 3), rows=[4, 9], **settings_)
-    for row, label in enumerate((1, 3)):
-        single = run(tiny, (label,), rows=[(4, 9)[row]], **settings_)
-        assert all(torch.equal(s[0], b[row]) for s, b in zip(single.codes, both.codes))
-        torch.testing.assert_close(single.latent[0], both.latent[row], rtol=0, atol=1e-4)
-
-
-def test_a_seed_is_a_picture(tiny, dense):
+@every_subject()
+def test_a_seed_is_a_picture(one):
+    dense = finished(one, OFF)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    again = run(tiny)
+    again = one.run()
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's random stream is not touched
     assert same(again, dense)
-    assert not same(run(tiny, seed=1), dense)
-    assert not same(run(tiny, rows=[7, 8]), dense)
-    assert same(run(tiny, rows=[0, 1]), dense)
-    # equal labels in one batch are different pictures
-    twins = run(tiny, (2, 2))
-    assert not torch.equal(twins.codes[-1][0], twins.codes[-1][1])
+    assert not same(one.run(seed=1), dense)
+    assert not same(one.run(rows=[7, 8]), dense)
+    assert same(one.run(rows=None), dense)
+    # equal conditions in one batch are different pictures
+    twins = one.run(None, (1, 1), rows=[0, 1])
+    assert not torch.equal(twins.latent[0], twins.latent[1])
 
 
-def test_greedy_draws_nothing(tiny):
-    assert same(run(tiny, **GREEDY), run(tiny, seed=123, rows=[5, 6], **GREEDY))
+@every_subject()
+def test_greedy_draws_no_code(one):
+    greedy, other = one.run(top_k=1), one.run(top_k=1, seed=123, rows=[5, 6])
+    assert same_codes(greedy, other)
+    assert same(greedy, other) or any(soft is not None for soft in greedy.soft)
 
 
-def test_temperature_and_lists_apply_per_scale(tiny):
-    greedy = run(tiny, **GREEDY)
-    mixed = run(tiny, temperature=[1.0, 1e-6, 1.0, 1e-6], top_k=[1, 0, 1, 0], top_p=0.0)
+@every_subject()
+def test_temperature_and_lists_apply_per_scale(one):
+    greedy = one.run(top_k=1)
+    n = len(one.schedule)
+    mixed = one.run(temperature=([1.0, 1e-6] * n)[:n], top_k=([1, 0] * n)[:n], top_p=0.0)
     assert all(torch.equal(a, b) for a, b in zip(mixed.codes, greedy.codes))
-
-
-# quantiser ---------------------------------------------------------------------------------------
-
-
-@settings(max_examples=25)
-@given(h=integers(1, 7), w=integers(1, 7), seed=integers(0, 2**20))
-def test_a_code_looked_up_is_found_again(tiny, h, w, seed):
-    quantizer, schedule = tiny[1].quantize, sv.ScaleSchedule([(1, h, w)])
-    ids = torch.randint(quantizer.vocab_size, (2, h * w), generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(quantizer.encode(quantizer.lookup(ids, schedule.final), schedule)[0], ids)
-
-
-@pytest.mark.parametrize(
-    "pruning", [None, sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), fill="zero"), sv.StepVAR((0.5, 1))]
-)
-def test_codes_hold_the_whole_picture(tiny, pruning):
-    result = run(tiny, pruning=pruning)
-    torch.testing.assert_close(tiny[1].quantize.decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("ratios", "index"), [((0.7,), 3), ((0.0, 0.6), 2), ((0.0, 0.0, 0.5), 1)])
-def test_a_blank_position_adds_exactly_nothing(tiny, ratios, index):
-    """The zero fill: f_hat keeps the value it had, to the bit, wherever the nearest cell of the pruned scale was
-    blank."""
-    seen = []
-    result = run(tiny, pruning=sv.StepVAR(ratios, fill="zero"), on_scale=lambda s: seen.append(s.f_hat))
-    scale, final = SCHEDULE.scales[index], SCHEDULE.final
-    rows, columns = (
-        [int((i + 0.5) * small / large) for i in range(large)]
-        for small, large in ((scale.h, final.h), (scale.w, final.w))
-    )
-    kept_BHW = result.trace.scales[index].kept[:, 0][:, rows][:, :, columns]
-    changed_BHW = (seen[index] != seen[index - 1]).any(1)
-    assert torch.equal(changed_BHW, kept_BHW) and not kept_BHW.all()
-
-
-def test_a_blank_code_has_no_features(tiny):
-    """Else resizing and phi would smear code 0 from blank cells into their neighbours."""
-    quantizer, scale = tiny[1].quantize, sv.Scale(1, 2, 3)
-    h = quantizer.lookup(torch.tensor([[3, -1, 0, -1, 2, 1]]), scale)[0].flatten(1).T
-    assert torch.equal(h[[1, 3]], torch.zeros(2, 8)) and torch.equal(h[[0, 2]], quantizer.embedding.weight[[3, 0]])
-
-
-# resuming and editing ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize(
-    "pruning",
-    [
-        None,
-        *(sv.StepVAR((0.7, 0.4), fill=f) for f in FILLS),
-        sv.StepVAR((0.5, 0.3), scope="sublayer"),
-        sv.StepVAR((0.5, 1)),
-        sv.StepVAR((1,)),
-        sv.StepVAR((0.5,), guidance_late="conditional", guidance_late_scales=2),
-        sv.StepVAR((0.7, 0.4), scope="sublayer", fill="cache", cfg_mask="separate", last_layer=0),
-    ],
-)
-def test_resuming_anywhere_is_never_having_stopped(tiny, pruning, smooth):
-    arguments = {"pruning": pruning, "options": {"smooth": smooth}}
-    whole = run(tiny, **arguments)
-    for k in range(len(SCHEDULE) + 1):
-        again = run(tiny, **arguments, codes=whole if smooth else whole.codes, start_at_scale=k)
-        assert all(torch.equal(a, b) for a, b in zip(again.codes, whole.codes))
-        torch.testing.assert_close(again.latent, whole.latent, rtol=0, atol=1e-4)
-        assert [s.is_forced for s in again.trace.scales] == [
-            i < k and s.tokens_run > 0 for i, s in enumerate(again.trace.scales)
-        ]
-
-
-@pytest.mark.parametrize("pruning", [None, sv.StepVAR((0.7, 0.4))])
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_two_halves_make_a_whole(tiny, pruning, k):
-    whole = run(tiny, pruning=pruning)
-    half = run(tiny, pruning=pruning, end_at_scale=k)
-    assert len(half.codes) == len(half.trace.scales) == k
-    assert all(torch.equal(a, b) for a, b in zip(half.codes, whole.codes))
-    rest = run(tiny, pruning=pruning, codes=half, start_at_scale=k)
-    assert all(torch.equal(a, b) for a, b in zip(rest.codes, whole.codes))
-    torch.testing.assert_close(rest.latent, whole.latent, rtol=0, atol=1e-4)
-
-
-@settings(max_examples=25)
-@given(
-    pruning=policies,
-    smooth=booleans(),
-    start_at_scale=integers(0, 3),
-    left=integers(0, 6),
-    top=integers(0, 4),
-    seed=integers(0, 99),
-)
-def test_a_masked_redraw_keeps_the_picture_elsewhere(tiny, dense, pruning, smooth, start_at_scale, left, top, seed):
-    mask = torch.zeros(1, 5, 7)
-    mask[:, top:, left:] = 1
-    result = run(
-        tiny,
-        codes=dense,
-        mask=mask,
-        pruning=pruning,
-        seed=seed,
-        start_at_scale=start_at_scale,
-        options={"smooth": smooth},
-    )
-    blank_ok = pruning is not None and pruning.fill == "zero" and pruning.scope == "scale"
-    for step, codes, given_ in zip(SCHEDULE.passes, result.codes, dense.codes):
-        scale = step.scale
-        cells = F.interpolate(1 - mask[:, None], size=(scale.h, scale.w), mode="bilinear").flatten(1).expand(2, -1)
-        is_kept = (cells > 0.5) | (scale.tokens <= 3) | (step.index < start_at_scale)
-        assert torch.equal(codes[is_kept], given_[is_kept])
-        assert blank_ok or (codes >= 0).all()
-    if not smooth:
-        torch.testing.assert_close(
-            tiny[1].quantize.decode_codes(result.codes, SCHEDULE), result.latent, rtol=0, atol=1e-5
-        )
-
-
-def test_masks_at_their_ends(tiny, dense):
-    everything, nothing = torch.ones(1, 5, 7), torch.zeros(1, 5, 7)
-    assert same(run(tiny, codes=dense, mask=nothing, seed=9), dense)
-    redrawn = run(tiny, codes=dense, mask=everything, seed=9)
-    fresh = run(tiny, seed=9, codes=dense, start_at_scale=1)
-    assert all(torch.equal(a, b) for a, b in zip(redrawn.codes, fresh.codes))
-    # one mask per picture
-    rows = run(tiny, codes=dense, mask=torch.cat([everything, nothing]), seed=9)
-    assert torch.equal(rows.codes[-1][1], dense.codes[-1][1]) and torch.equal(rows.codes[-1][0], redrawn.codes[-1][0])
-
-
-# nothing survives --------------------------------------------------------------------------------
-
-
-def caches() -> list[weakref.ref]:
-    return [weakref.ref(o) for o in gc.get_objects() if type(o) is KVCache]
-
-
-def cached_pruning():
-    return sampled_from([None, sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), fill="cache")])
-
-
-@settings(max_examples=8)
-@given(
-    pruning=cached_pruning(),
-    how=sampled_from(["finished", "closed", "raised"]),
-    at=integers(0, 3),
-    scores=none() | booleans(),
-)
-def test_nothing_is_left_of_a_run(tiny, pruning, how, at, scores):
-    """The cache goes with the run by reference counting alone: no collector has to come round for a graphics card."""
-    model, vae = tiny
-    alive = []
-
-    def watch(step: sv.ScaleStep) -> None:
-        if step.index == at:
-            alive.extend(caches())
-            if how == "raised":
-                raise KeyboardInterrupt
-
-    gc.collect()
-    gc.disable()
-    try:
-        if how == "closed":
-            steps = scale_steps(
-                prepare(
-                    model, vae, model.class_condition([1]), schedule=SCHEDULE, pruning=pruning, keep_scores=bool(scores)
-                )
-            )
-            for step in steps:
-                watch(step)
-                if step.index == at:
-                    break
-            steps.close()
-        else:
-            try:
-                run(tiny, pruning=pruning, keep_scores=bool(scores), on_scale=watch)
-            except KeyboardInterrupt:
-                pass
-        assert len(alive) == 1 and alive[0]() is None
-        assert caches() == []
-    finally:
-        gc.enable()
-
-
-def test_each_scale_is_freed_when_the_next_one_is_done(tiny):
-    """Logits and f_hat of a large model are the biggest tensors of a run: a trace may not hold on to them."""
-    held, alive = [], []
-
-    def watch(step: sv.ScaleStep) -> None:
-        alive.append([reference() is not None for reference in held])
-        held.extend([weakref.ref(step.logits), weakref.ref(step.f_hat)])
-
-    result = run(tiny, on_scale=watch)
-    assert (
-        alive[2] == [False, False, False, True] and result.latent is held[-1]()
-    )  # the loop itself reads the last f_hat
-
-
-def test_a_stopped_loop_leaves_the_caller_in_its_own_grad_mode(tiny):
-    model, vae = tiny
-    steps = scale_steps(prepare(model, vae, model.class_condition([1]), schedule=SCHEDULE))
-    next(steps)
-    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    steps.close()
-
-
-def test_a_model_is_used_and_not_changed(tiny):
-    model, vae = tiny
-    before = {k: v.clone() for k, v in (*model.state_dict().items(), *vae.state_dict().items())}
-    attributes = {name: set(vars(module)) for name, module in model.named_modules()}
-    run(tiny, pruning=sv.StepVAR((0.7, 0.4), fill="cache", scope="sublayer"), options={"smooth": True})
-    assert all(torch.equal(before[k], v) for k, v in (*model.state_dict().items(), *vae.state_dict().items()))
-    assert attributes == {name: set(vars(module)) for name, module in model.named_modules()}
-
-
-def test_conditions(tiny):
-    model = tiny[0]
-    assert model.class_condition([0, 4]).batch == 2
-    assert model.class_condition(torch.tensor([-1])).labels_B.tolist() == [5]
-    assert model.unconditional(ClassCondition(torch.tensor([1, 2]))).labels_B.tolist() == [5, 5]
-
-
-def test_a_heartbeat_stops_within_a_scale(tiny):
-    """Called once per layer and pass; raising out of it ends the run there."""
-    model, vae = tiny
-    beats = []
-
-    def heartbeat():
-        beats.append(1)
-        if len(beats) == 3:
-            raise KeyboardInterrupt
-
-    job = prepare(model, vae, model.class_condition([1]), schedule=model.schedule(), heartbeat=heartbeat)
-    done = []
-    with pytest.raises(KeyboardInterrupt):
-        for step in scale_steps(job):
-            done.append(step.index)
-    assert done == [0], "two layers: the third beat falls into the second scale"
-
-
-@pytest.mark.parametrize("ratios, passes_run", [((), 2), ((0.5,), 3), ((0.5, 0.5, 0.5), 4)])
-def test_forced_dense_scales_run_as_one(tiny, ratios, passes_run):
-    """Five scales, four of them forced: the dense ones in front share one block-causal run as long as no other is
-    larger, pruned ones run alone."""
-    model, vae = tiny
-    arguments = dict(schedule=model.schedule(), pruning=sv.StepVAR(ratios), seed=5)
-    condition = model.class_condition([1, 2])
-    whole = sv.sample(model, vae, condition, **arguments)
-    beats = []
-    job = prepare(
-        model, vae, condition, codes=whole.codes, start_at_scale=4, heartbeat=lambda: beats.append(1), **arguments
-    )
-    steps = list(scale_steps(job))
-    assert len(beats) == passes_run * len(model.blocks)
-    assert [s.index for s in steps] == [0, 1, 2, 3, 4] and [s.is_forced for s in steps] == [True] * 4 + [False]
-    assert all(torch.equal(a.codes, b) for a, b in zip(steps, whole.codes))
-    assert (steps[-1].f_hat - whole.latent).abs().max() <= 1e-4
-    assert [s.tokens_run for s in steps] == [s.tokens_run for s in whole.trace.scales]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from subjects import SUBJECTS
+from subjects import MAIN
+from subjects import subject as named
 
 import stepvar_core as sv
 from stepvar_core.codecs.bits import BitwiseQuantizer
@@ -119,9 +120,9 @@ def test_what_the_energy_is():
 # runs ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+@pytest.fixture(scope="module", params=MAIN)
 def subject(request):
-    return SUBJECTS[request.param]()
+    return named(request.param)
 
 
 def unramped(subject) -> list[float]:
@@ -151,7 +152,7 @@ def check_single_runs(subject, both, seed, cfg, schedule=None, **options):
     schedule = schedule or subject.schedule
     for row, name in enumerate((4, 9)):
         alone = subject.run(
-            sv.accelerator("ldpruning", **options), pictures=[row], rows=[name], seed=seed, cfg=cfg, schedule=schedule
+            sv.accelerator("ldpruning", **options), which=[row], rows=[name], seed=seed, cfg=cfg, schedule=schedule
         )
         assert all(torch.equal(a[0], b[row]) for a, b in zip(alone.codes, both.codes, strict=True))
         torch.testing.assert_close(alone.latent[0], both.latent[row], rtol=0, atol=1e-4)
@@ -165,7 +166,7 @@ def test_a_ragged_batch_is_its_single_runs(subject):
     schedule = sv.ScaleSchedule([(1, 1, 1), (1, 5, 6), (1, 5, 7)])  # of less than three patches a side the mean is even
     ragged = 0
     for seed in range(6):
-        both = subject.run(sv.accelerator("ldpruning", **options), rows=[4, 9], seed=seed, schedule=schedule)
+        both = subject.run(sv.accelerator("ldpruning", **options), rows=[4, 9], seed=seed, cfg=3.0, schedule=schedule)
         counts = [s.kept.flatten(1).sum(1).tolist() for s in both.trace.scales]
         ragged += counts[-1][0] != counts[-1][1]
         check_single_runs(subject, both, seed, 3.0, schedule, **options)
@@ -205,5 +206,5 @@ def test_guidance_ends_row_by_row(subject):
         for row, change in enumerate(changes):  # by the logits alone, guidance is a list that ends
             ends = change < options["gap"]
             said = [*cfg[: place + 1], neutral if ends else 3.0]
-            alone = subject.run(None, pictures=[row], rows=[(4, 9)[row]], seed=seed, cfg=[*said, *cfg[place + 2 :]])
+            alone = subject.run(None, which=[row], rows=[(4, 9)[row]], seed=seed, cfg=[*said, *cfg[place + 2 :]])
             assert torch.equal(alone.codes[place + 1][0], both.codes[place + 1][row])

@@ -4,8 +4,9 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
+import subjects
 import torch
-from subjects import SUBJECTS, Subject, same
+from subjects import MAIN, Subject, same
 
 import stepvar_core as sv
 from stepvar_core.methods.fills import FILLS
@@ -13,9 +14,9 @@ from stepvar_core.methods.policy import About, PassPlan, Policy, PolicyRun, due,
 from stepvar_core.methods.stepvar import StepVARRun
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+@pytest.fixture(params=[*MAIN, "infinity-long", "switti-causal"])
 def subject(request) -> Subject:
-    return SUBJECTS[request.param]()
+    return subjects.subject(request.param)
 
 
 @dataclass(frozen=True, eq=False)

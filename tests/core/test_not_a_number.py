@@ -5,52 +5,51 @@ import json
 
 import pytest
 import torch
-from subjects import SUBJECTS
+from subjects import MAIN, OFF, POLICIES, PRUNED, every_subject, subject
 from tiny_models import EDGES, save, tiny_infinity, tiny_vae, tiny_var
 
 import stepvar_core as sv
 
 NAN, INF = float("nan"), float("inf")
-METHODS = [None, "fastvar", "skipvar", "lazyvar", sv.StepVAR((0.7, 0.4)), sv.StepVAR((0.7, 0.4), fill="cache")]
+NAMES = (OFF, "fastvar", "skipvar", "lazyvar", PRUNED, "cache scale")
 NOT_NUMBERS = "is not made of finite numbers"
 
 
 @pytest.mark.parametrize("top_k", [0, 1])
 @pytest.mark.parametrize("value", [NAN, INF])
-@pytest.mark.parametrize("family", SUBJECTS)
-def test_weights(family, value, top_k):
-    subject = SUBJECTS[family]()
+@every_subject([*MAIN, "switti-causal"])
+def test_weights(one, value, top_k):
+    broken = one.apart()
     with torch.no_grad():
-        block = [p for n, p in subject.model.named_parameters() if n.startswith("block") and p.ndim == 2][-1]
+        block = [p for n, p in broken.model.named_parameters() if n.startswith("block") and p.ndim == 2][-1]
         block[:, 0] = value
-    for method in METHODS:
+    for policy in NAMES:
         with pytest.raises(sv.StepVARError, match=NOT_NUMBERS):
-            subject.run(method, top_k=top_k)
+            broken.run(POLICIES[policy], top_k=top_k)
 
 
 @pytest.mark.parametrize("arguments", [{"cfg": 1e308}, {"temperature": 5e-324}, {"temperature": 1e-320, "top_k": 1}])
-@pytest.mark.parametrize("family", SUBJECTS)
-def test_settings_that_overflow(family, arguments):
+@every_subject([*MAIN, "switti-causal"])
+def test_settings_that_overflow(one, arguments):
     with pytest.raises(sv.StepVARError):
-        SUBJECTS[family]().run(**arguments)
+        one.run(**arguments)
 
 
 def test_the_first_pass_is_named():
-    subject = SUBJECTS["var"]()
+    broken = subject("var").apart()
     with torch.no_grad():
-        subject.vae.quantize.quant_resi.qresi_ls[1].weight[:] = NAN  # what the second scale adds
+        broken.vae.quantize.quant_resi.qresi_ls[1].weight[:] = NAN  # what the second scale adds
     with pytest.raises(sv.StepVARError, match="in pass 3 of 4"):
-        subject.run()
+        broken.run()
 
 
 @pytest.mark.parametrize("family", ["infinity", "hart"])
 def test_prompts(family):
-    subject = SUBJECTS[family]()
-    condition = copy.deepcopy(subject.condition_of((0, 1)))
+    condition = copy.deepcopy(subject(family).pictures((0, 1)))
     features = condition.texts[0] if family == "infinity" else condition.features_BTC
     features[0] = NAN
     with pytest.raises(sv.StepVARError, match=NOT_NUMBERS):
-        subject.run(condition=condition)
+        subject(family).run(condition=condition)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
@@ -82,8 +81,8 @@ def test_settings_of_a_file(tmp_path, said):
 
 
 def test_a_residual_that_is_none():
-    subject = SUBJECTS["hart"]()
+    broken = subject("hart").apart()
     with torch.no_grad():
-        subject.model.diffloss.net.input_proj.weight[0] = NAN
+        broken.model.diffloss.net.input_proj.weight[0] = NAN
     with pytest.raises(sv.StepVARError, match="in pass 4 of 4"):
-        subject.run()
+        broken.run()

@@ -111,8 +111,10 @@ def test_wherever_the_user_points(comfy, models):
         found[model, vae] = pixels(comfy.images(comfy.run(pipe.save(pipe.decode(pipe.sample(**GREEDY))))))
     first, *others = found.values()
     assert all((picture == first).all() for picture in others)
+    # the other file's weights are off by one, so that its numbers run away
     pipe = pipeline("tiny-hart/llm/pytorch_model.bin")
-    assert (pixels(comfy.images(comfy.run(pipe.save(pipe.decode(pipe.sample(**GREEDY)))))) != first).any()
+    run = comfy.attempt(pipe.save(pipe.decode(pipe.sample(**GREEDY))))
+    assert run.status == "error" and "not made of finite numbers" in run.error.message
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_e4m3fn"])

@@ -435,7 +435,10 @@ def test_shard_folders_fine_tunes_and_vaes_are_found(comfy, models):
 def test_a_missing_vae_is_named(comfy, models):
     """The 16-channel model wants infinity_vae_d16, which is not there."""
     message = error_of(comfy, TextPipeline(SMALL["i2b"][0], "auto", T5).picture())
-    assert "No VAE file of the infinity family, 16 channels" in message and "infinity_vae_d16.pth" in message
+    assert (
+        "No VAE file of the infinity family, 16 channels" in message
+        and "Download infinity_vae_d16 into models/vae" in message
+    )
 
 
 def test_another_familys_vae(comfy, models):

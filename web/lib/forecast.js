@@ -2,7 +2,7 @@
 // What VAR Accelerator's forecast says of the scales a method touches.
 import { gridName } from "./plan.js";
 
-/** @typedef {{speedup: number, passes: {size: number[], tokens: number, kept: number}[]}} Forecast */
+/** speedup: lowest and highest where each picture decides. @typedef {{speedup: number | number[], passes: {size: number[], tokens: number, kept: number}[]}} Forecast */
 
 /**
  * The passes that do not run every token, last to first, each as its grid and the share it keeps in whole percent; 0 = skipped.

@@ -52,7 +52,8 @@ export function attachForecast(node, { app, api }) {
   function show(forecast, error) {
     const locale = localeOf(app);
     const say = (/** @type {string} */ key, /** @type {Record<string, string | number>} */ values = {}) => t(locale, key, values);
-    speed.textContent = forecast ? say("forecast.speed", { speedup: formatNumber(forecast.speedup, locale, 2) }) : "";
+    const speeds = forecast ? [forecast.speedup].flat().map((speedup) => formatNumber(speedup, locale, 2)) : [];
+    speed.textContent = speeds.length ? say("forecast.speed", { speedup: speeds.join("–") }) : "";
     const parts = (forecast ? touched(forecast) : []).map(({ grid, percent }) => (percent ? say("forecast.keeps", { grid, percent }) : say("forecast.skips", { grid })));
     kept.textContent = !forecast ? error ?? say("forecast.unknown") : parts.join(" · ") || say("forecast.all");
     element.title = kept.textContent;
