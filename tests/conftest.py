@@ -30,11 +30,7 @@ hypothesis.settings.load_profile("stepvar")
 
 # Tests that share a server, a browser or a device stay together, in one process of those that pytest-xdist starts; so
 # does each other file. Long groups come first, so that no process works alone at the end.
-GROUPS = {
-    "tests/server/test_second_device.py": "device",
-    "tests/core/test_peak_memory.py": "device",
-    "tests/server/test_floor.py": "floor",
-}
+GROUPS = {"tests/server/test_floor.py": "floor"}
 LONG_FIRST = ("device", "classic", "vue", "server", "floor")
 
 
@@ -42,6 +38,8 @@ def group_of(item: pytest.Item) -> str:
     path = item.path.relative_to(ROOT).as_posix()
     if path in GROUPS:
         return GROUPS[path]
+    if "second_device" in item.fixturenames:
+        return "device"
     if item.get_closest_marker("browser"):
         # a renderer is a setting of the server's, so each has a server of its own
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()

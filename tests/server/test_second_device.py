@@ -7,11 +7,10 @@ operation finds on the wrong device, and what does not fit, fails here as it wou
 
 import re
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from comfy_server import Client, error_of, pixels, start_comfyui
+from comfy_server import Client, error_of, pixels
 from graphs import Pipeline
 
 import launch
@@ -30,19 +29,6 @@ DEMO = ("demo (bundled)", "demo (bundled)")
 MiB = 2**20
 
 
-@pytest.fixture(scope="module")
-def start(comfy_server, second_device, tmp_path_factory):
-    @contextmanager
-    def start(*options, memory: int = 4096):
-        """A client of a ComfyUI on the second device, which has `memory` MiB."""
-        environment = second_device | {"SECOND_DEVICE_MIB": str(memory)}
-        for server in start_comfyui(comfy_server.comfyui, tmp_path_factory, *options, environment=environment):
-            with Client(server) as client:
-                yield client
-
-    return start
-
-
 def drawn(client) -> list[np.ndarray]:
     """The pictures that the workflows save."""
     pictures = []
@@ -53,8 +39,8 @@ def drawn(client) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def in_float32(start):
-    with start(*FLOAT32) as client:
+def in_float32(on_second_device):
+    with on_second_device(*FLOAT32) as client:
         assert client.server.get("/system_stats")["devices"][0]["type"] == "npu"
         return drawn(client)
 
@@ -66,8 +52,8 @@ def test_pictures_are_the_cpus(in_float32, comfy_server):
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-def test_pictures_do_not_depend_on_how_little_fits(start, in_float32, switches):
-    with start(*FLOAT32, *switches) as client:
+def test_pictures_do_not_depend_on_how_little_fits(on_second_device, in_float32, switches):
+    with on_second_device(*FLOAT32, *switches) as client:
         for here, there in zip(drawn(client), in_float32, strict=True):
             assert np.array_equal(here, there)
         log = client.server.log()
@@ -77,9 +63,9 @@ def test_pictures_do_not_depend_on_how_little_fits(start, in_float32, switches):
 
 
 @pytest.mark.parametrize("options", [(), ("--force-fp16",)], ids=["bfloat16", "float16"])
-def test_half_precision_draws_nearly_the_same(start, in_float32, options):
+def test_half_precision_draws_nearly_the_same(on_second_device, in_float32, options):
     """bfloat16 is the host's choice on a device of this kind; other roundings, few other tokens."""
-    with start(*options) as client:
+    with on_second_device(*options) as client:
         pictures = drawn(client)
         assert 0 < used(client) < 24 * MiB  # both models, in two bytes per weight
     for here, there in zip(pictures, in_float32, strict=True):
@@ -91,36 +77,33 @@ def used(client) -> int:
     return device["vram_total"] - device["vram_free"]
 
 
-def settles(client, wanted: int) -> int:
-    """Memory in use once the host has done what it was asked for, or after 20 s."""
-    deadline = time.monotonic() + 20
-    while used(client) != wanted and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return used(client)
+def is_given_back(client) -> bool:
+    """Whether all memory is free once the host has done what it is asked for, or after 20 s. It may miss a question
+    that comes while it tidies up after a run, so it is asked more than once."""
+    for _ in range(10):
+        client.forget()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if used(client) == 0:
+                return True
+            time.sleep(0.1)
+    return False
 
 
-def test_a_run_leaves_nothing_on_the_device_but_weights(start):
-    with start(*FLOAT32) as client:
+def test_a_run_leaves_nothing_on_the_device_but_weights(on_second_device):
+    with on_second_device(*FLOAT32) as client:
+        assert is_given_back(client)
         held = []
         for seed, ratio in enumerate((0, 0.5, 0.5, 0.75)):
             pipe = Pipeline(*DEMO)
             client.run(pipe.picture(pipe.sample(pipe.prune(ratio_1=ratio, fill="cache", scope="sublayer"), seed=seed)))
             held.append(used(client))
         assert len(set(held)) == 1 and 0 < held[0] < 48 * MiB
-        client.forget()
-        assert settles(client, 0) == 0
+        assert is_given_back(client)
 
 
-def test_what_does_not_fit_is_said_and_the_next_prompt_works(start):
-    with start(*FLOAT32, memory=96) as client:
-        many = Pipeline(*DEMO, batch=64)
-        assert "memory" in error_of(client, many.picture())
-        one = Pipeline(*DEMO, batch=1)
-        assert len(client.images(client.run(one.picture()))) == 1
-
-
-def test_a_cancelled_run_gives_its_memory_back(start):
-    with start(*FLOAT32) as client:
+def test_a_cancelled_run_gives_its_memory_back(on_second_device):
+    with on_second_device(*FLOAT32) as client:
         pipe = Pipeline(*DEMO, batch=16)
         graph = pipe.picture(pipe.sample(top_k=0))
 
@@ -129,22 +112,34 @@ def test_a_cancelled_run_gives_its_memory_back(start):
                 client.interrupt(run)
 
         assert client.attempt(graph, cancel).status == "interrupted"
-        client.forget()
-        assert settles(client, 0) == 0
+        assert is_given_back(client)
 
 
-def test_a_decode_that_does_not_fit_goes_picture_by_picture(start):
+@pytest.fixture(scope="module")
+def short_of_memory(on_second_device):
+    """Enough for a picture, as long as nothing that failed is still held."""
+    with on_second_device(*FLOAT32, memory=44) as client:
+        yield client
+
+
+def test_what_does_not_fit_is_said_and_the_next_prompt_works(short_of_memory):
+    many = Pipeline(*DEMO, batch=64)
+    assert "memory" in error_of(short_of_memory, many.picture())
+    one = Pipeline(*DEMO, batch=1)
+    assert len(short_of_memory.images(short_of_memory.run(one.picture()))) == 1
+
+
+def test_a_decode_that_does_not_fit_goes_picture_by_picture(short_of_memory):
     """Where what failed was still held, 44 MiB did not do for one picture either."""
-    with start(*FLOAT32, memory=44) as client:
-        pipe = Pipeline(*DEMO, batch=1)
-        many = [pipe.add("RepeatLatentBatch", samples=pipe.sample(), amount=24), 0]
-        pictures = pixels(client.images(client.run(pipe.save(pipe.decode(many)))))
-        assert "decoding one at a time" in client.server.log()
+    pipe = Pipeline(*DEMO, batch=1)
+    many = [pipe.add("RepeatLatentBatch", samples=pipe.sample(), amount=24), 0]
+    pictures = pixels(short_of_memory.images(short_of_memory.run(pipe.save(pipe.decode(many)))))
+    assert "decoding one at a time" in short_of_memory.server.log()
     assert len(pictures) == 24 and (pictures == pictures[:1]).all() and pictures.std() > 20
 
 
-def test_a_preview_that_does_not_fit_is_left_out(start):
-    with start(*FLOAT32, memory=18) as client:
+def test_a_preview_that_does_not_fit_is_left_out(on_second_device):
+    with on_second_device(*FLOAT32, memory=18) as client:
         run = client.run(Pipeline(*DEMO, batch=1).picture())
         assert "Not enough memory for a preview" in client.server.log()
         assert len(client.images(run, run.nodes_of("SaveImage")[0])) == 1 and len(run.named("stepvar.scale")) == 10

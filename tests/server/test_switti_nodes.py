@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import stand_ins
 import torch
-from comfy_server import Client, error_of, pixels, start_comfyui
+from comfy_server import error_of, pixels
 from graphs import TextPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -183,7 +183,7 @@ def test_a_picture_is_encoded_redrawn_and_continued(comfy, models):
 
 
 @pytest.mark.parametrize("options", [(), ("--novram",)], ids=["all of it fits", "nothing fits"])
-def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, tmp_path_factory, options):
+def test_on_a_device_beside_the_cpu(comfy, models, on_second_device, options):
     """Weights that stay on the host and are cast call by call give the picture; text, noise and codes cross where
     they must."""
 
@@ -193,19 +193,11 @@ def test_on_a_device_beside_the_cpu(comfy, models, comfy_server, second_device, 
         return pixels(client.images(client.run(pipe.save(pipe.decode(pruned)))))
 
     here = drawn(comfy)
-    for server in start_comfyui(
-        comfy_server.comfyui,
-        tmp_path_factory,
-        "--force-fp32",
-        "--fp32-vae",
-        *options,
-        environment=second_device | {"SECOND_DEVICE_MIB": "4096"},
-    ):
-        write_models(server.base / "models")
-        with Client(server) as client:
-            assert client.server.get("/system_stats")["devices"][0]["type"] == "npu"
-            client.object_info(refresh=True)
-            assert np.abs(drawn(client) - here).mean() < 0.5
+    with on_second_device("--force-fp32", "--fp32-vae", *options) as client:
+        write_models(client.server.base / "models")
+        assert client.server.get("/system_stats")["devices"][0]["type"] == "npu"
+        client.object_info(refresh=True)
+        assert np.abs(drawn(client) - here).mean() < 0.5
 
 
 # what is refused -----------------------------------------------------------------------------------
