@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -70,7 +71,7 @@ def ray_records(plan: Plan, prompts: Sequence[Prompt], workers: int) -> Iterator
         raise OptionError(
             "--ray needs the Ray package.", 'pip install "ray[data]" on every machine, or leave --ray out.'
         ) from error
-    needs = {"num_gpus": 1} if plan.device.startswith("cuda") else {"num_cpus": 1}
+    needs: Any = {"num_gpus": 1} if plan.device.startswith("cuda") else {"num_cpus": 1}
     if not workers:
         ray.init(ignore_reinit_error=True)
         workers = max(1, int(ray.cluster_resources().get("GPU" if "num_gpus" in needs else "CPU", 1)))
